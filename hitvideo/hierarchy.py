@@ -1,0 +1,144 @@
+"""Grid, Level, Hierarchy: how many tokens a clip has on every level, and how few bits that is. No torch.
+
+Level 0 is the coarsest: semantic, generated first. (The paper's abstract calls the semantic layers "higher".) Every
+level covers the whole clip; a level's cell covers `down = (dt, dh, dw)` frames × pixels × pixels:
+
+    level   down (t, h, w)   grid of a 64×256×256 clip    tokens     (yaml_configs/parts/hierarchy/paper_4level.yaml)
+    0       64, 32, 32       1, 8, 8                          64
+    1       32, 32, 32       2, 8, 8                         128
+    2       16, 16, 16       4, 16, 16                     1,024
+    3        8, 16, 16       8, 16, 16                     2,048
+
+bits per pixel = Σ num_bits / (dt·dh·dw); compression = 24 / bits per pixel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field, model_validator
+
+from hitvideo.config import ConfigError, Section
+
+RAW_BITS_PER_PIXEL = 24
+LARGEST_SUB_CODE = 12
+
+
+class Grid(NamedTuple):
+    """Extent of a level in latent cells, or of a clip in (frames, pixels, pixels)."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def cells(self) -> int:
+        return self.t * self.h * self.w
+
+
+class Clip(Section):
+    """The clips a run works on: length, size and rate."""
+
+    frames: int = Field(gt=0)
+    """Frames per clip, T."""
+    height: int = Field(gt=0)
+    """Pixels, H."""
+    width: int = Field(gt=0)
+    """Pixels, W."""
+    fps: float = Field(gt=0)
+    """Frames per second at which the source is sampled."""
+
+    @property
+    def extent(self) -> Grid:
+        return Grid(self.frames, self.height, self.width)
+
+
+class Level(Section):
+    """One rung of the hierarchy."""
+
+    down: tuple[int, int, int]
+    """Frames, pixels and pixels covered by one cell: (dt, dh, dw), powers of two."""
+    num_bits: int = Field(gt=0, le=62)
+    """Binary channels; the codebook has 2**num_bits entries."""
+    sub_bits: tuple[int, ...] = ()
+    """How an index is split into sub-codes for the language model, most significant first; empty: one sub-code."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Level:
+        if any(factor < 1 or factor & (factor - 1) for factor in self.down):
+            raise ConfigError(f"down must be powers of two, got {list(self.down)}")
+        if sum(self.sub_codes) != self.num_bits:
+            raise ConfigError(f"sub_bits {list(self.sub_bits)} sum to {sum(self.sub_bits)}, num_bits is {self.num_bits}")
+        if max(self.sub_codes) > LARGEST_SUB_CODE:
+            raise ConfigError(
+                f"a sub-code of {max(self.sub_codes)} bits needs a softmax over {2 ** max(self.sub_codes)} entries; "
+                f"split num_bits {self.num_bits} into sub_bits of at most {LARGEST_SUB_CODE}, as in sub_bits: [9, 9]"
+            )
+        return self
+
+    @property
+    def sub_codes(self) -> tuple[int, ...]:
+        """Bits of each sub-code."""
+        return self.sub_bits or (self.num_bits,)
+
+    @property
+    def bits_per_pixel(self) -> float:
+        return self.num_bits / Grid(*self.down).cells
+
+
+class Hierarchy(Section):
+    """All levels, coarsest first."""
+
+    levels: tuple[Level, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Hierarchy:
+        for number, (coarse, fine) in enumerate(zip(self.levels, self.levels[1:], strict=False)):
+            if any(c % f for c, f in zip(coarse.down, fine.down, strict=True)):
+                raise ConfigError(
+                    f"level {number} down {list(coarse.down)} is not divisible by level {number + 1} down "
+                    f"{list(fine.down)}; list the levels coarsest first, each a multiple of the next"
+                )
+        return self
+
+    @property
+    def finest(self) -> Level:
+        return self.levels[-1]
+
+    @property
+    def bits_per_pixel(self) -> float:
+        return sum(level.bits_per_pixel for level in self.levels)
+
+    @property
+    def compression(self) -> float:
+        """Against raw 24-bit RGB."""
+        return RAW_BITS_PER_PIXEL / self.bits_per_pixel
+
+    def grids(self, clip: Grid) -> list[Grid]:
+        """Every level's grid for a clip of (T, H, W). T is padded up to whole coarsest cells; H and W must divide.
+
+        Raises ConfigError where a height or width is not a multiple of the coarsest level's factor.
+        """
+        coarsest = self.levels[0].down
+        for name, size, factor in (("height", clip.h, coarsest[1]), ("width", clip.w, coarsest[2])):
+            if size % factor:
+                near = max(factor, round(size / factor) * factor)
+                raise ConfigError(f"{name} {size} is not a multiple of {factor}, the coarsest level's cell; try {near}")
+        padded = clip.t + -clip.t % coarsest[0]
+        return [Grid(padded // dt, clip.h // dh, clip.w // dw) for dt, dh, dw in (level.down for level in self.levels)]
+
+    def tokens(self, clip: Grid) -> int:
+        return sum(grid.cells for grid in self.grids(clip))
+
+    def describe(self, clip: Grid) -> dict[str, object]:
+        """The figures of `hitvideo inspect HIERARCHY.yaml --json`."""
+        rows = [
+            {"grid": list(grid), "tokens": grid.cells, "num_bits": level.num_bits, "down": list(level.down)}
+            for grid, level in zip(self.grids(clip), self.levels, strict=True)
+        ]
+        return {
+            "levels": rows,
+            "tokens": self.tokens(clip),
+            "bpp": self.bits_per_pixel,
+            "compression": round(self.compression, 1),
+        }

@@ -1,0 +1,91 @@
+"""SequenceLayout: caption + codes ⇄ one training row. Every row of a bucket has the same layout.
+
+    slot       0 … W-1                              W …                                       length-1
+    content    BOS caption EOS PAD …   level 0 (t, h, w raster)   level 1   …   level N       EOV
+
+The layout is an object with an exact inverse: `split(join(text_ids, codes)) == codes`. Because level and cell of every
+slot are known before the batch is, attention stays plain causal and the head computes only the codes possible there.
+
+Positions: text stands on the RoPE diagonal (i, i, i); a cell stands at its centre in the finest grid's coordinates,
+after the text window. A level-0 cell that covers eight frames of the finest grid stands at t = 3.5 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hitvideo.hierarchy import Grid, Hierarchy
+from hitvideo.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
+
+TEXT = -1  # the "level" of a text slot
+
+
+class SequenceLayout:
+    """The fixed map from slot to (level, cell) for one clip extent and one text window.
+
+    Attributes, each a numpy array over the slots:
+        levels (length,): TEXT or the level's number; EOV counts to the last level.
+        positions (length, 3): float32 (t, h, w) for RoPE.
+    """
+
+    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, clip: Grid, window: int) -> None:
+        if window < 2:
+            raise ValueError(f"a text window of {window} cannot hold BOS and EOS; use 2 or more")
+        self.vocab = vocab
+        self.window = window
+        self.grids = hierarchy.grids(clip)
+        self.starts = np.cumsum([window] + [grid.cells for grid in self.grids]).tolist()  # level k: starts[k] … starts[k+1]
+        self.length = self.starts[-1] + 1
+        self.levels = np.full(self.length, len(self.grids) - 1, dtype=np.int64)
+        self.levels[:window] = TEXT
+        self.positions = np.zeros((self.length, 3), dtype=np.float32)
+        self.positions[:window] = np.arange(window)[:, None]
+        finest = self.grids[-1]
+        for level, grid in enumerate(self.grids):
+            start, stop = self.starts[level : level + 2]
+            self.levels[start:stop] = level
+            self.positions[start:stop] = window + _centres(grid, finest)
+        self.positions[-1] = window + np.array(finest)  # EOV: just past the last corner
+
+    def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
+        """BOS text EOS, cut or padded to the window: (window,). A long caption loses its end, never its EOS."""
+        kept = [BOS, *list(text_ids)[: self.window - 2], EOS]
+        return np.array(kept + [PAD] * (self.window - len(kept)), dtype=np.int64)
+
+    def join(self, text_ids: Sequence[int], codes: Sequence[np.ndarray]) -> np.ndarray:
+        """A caption's ids and all levels' indices (t, h, w) → a row of ids (length, width)."""
+        row = np.full((self.length, self.vocab.width), NONE, dtype=np.int64)
+        row[: self.window, 0] = self.text_window(text_ids)
+        for level, (indices, grid) in enumerate(zip(codes, self.grids, strict=True)):
+            if indices.shape != grid:
+                raise ValueError(f"level {level} has indices of shape {indices.shape}, the layout holds {tuple(grid)}")
+            row[self.starts[level] : self.starts[level + 1]] = self.vocab.to_ids(level, indices.reshape(-1))
+        row[-1, 0] = EOV
+        return row
+
+    def split(self, row: np.ndarray, levels: int | None = None) -> list[np.ndarray]:
+        """The inverse of `join`: a row (length or more than the first levels' slots, width) → indices of each level.
+
+        `levels` stops after the first k of them, for a row that is generated only so far.
+        """
+        codes = []
+        for level, grid in enumerate(self.grids[:levels]):
+            ids = row[self.starts[level] : self.starts[level + 1]]
+            codes.append(self.vocab.to_indices(level, ids).reshape(grid))
+        return codes
+
+    def loss_weights(self, text_window: np.ndarray, text_weight: float) -> np.ndarray:
+        """Weight of predicting each slot from the ones before it: (length,), 0 for BOS, padding and EOV (never in doubt)."""
+        weights = np.ones(self.length, dtype=np.float32)
+        weights[: self.window] = np.where(text_window == PAD, 0.0, text_weight)
+        weights[0] = 0.0
+        weights[-1] = 0.0
+        return weights
+
+
+def _centres(grid: Grid, finest: Grid) -> np.ndarray:
+    """Centres of a level's cells in the finest grid's coordinates: (cells, 3), raster order t, h, w."""
+    axes = [(np.arange(n) + 0.5) * (f / n) - 0.5 for n, f in zip(grid, finest, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
