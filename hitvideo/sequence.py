@@ -76,14 +76,6 @@ class SequenceLayout:
             codes.append(self.vocab.to_indices(level, ids).reshape(grid))
         return codes
 
-    def loss_weights(self, text_window: np.ndarray, text_weight: float) -> np.ndarray:
-        """Weight of predicting each slot from the ones before it: (length,), 0 for BOS, padding and EOV (never in doubt)."""
-        weights = np.ones(self.length, dtype=np.float32)
-        weights[: self.window] = np.where(text_window == PAD, 0.0, text_weight)
-        weights[0] = 0.0
-        weights[-1] = 0.0
-        return weights
-
 
 def _centres(grid: Grid, finest: Grid) -> np.ndarray:
     """Centres of a level's cells in the finest grid's coordinates: (cells, 3), raster order t, h, w."""

@@ -1,0 +1,82 @@
+"""The global order of samples: a pure function of (size, seed, how many were consumed), never of ranks or history.
+
+A Feistel network with cycle walking permutes 0 … n-1 without ever writing the permutation down, so a billion samples
+cost no memory and the state of a loader is one counter. Samples are permuted in two steps, blocks of consecutive
+samples and then the samples of each block: on shared storage a block is one sequential read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.uint64]
+_ROUNDS = 4
+
+
+def mix(value: Integers, salt: int) -> Integers:
+    """splitmix64's finaliser: every bit of the value and the salt reaches every bit of the result."""
+    with np.errstate(over="ignore"):
+        z = value + np.uint64((salt * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def uniform(value: Integers, salt: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each value: the coin for caption dropout and the like."""
+    return (mix(value, salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permute(index: Integers, size: int, seed: int) -> Integers:
+    """A bijection of 0 … size-1, applied to each index."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    result = np.array(index, dtype=np.uint64)
+    outside = np.ones(result.shape, dtype=bool)
+    while outside.any():  # cycle walking: the network permutes a power of four, step until inside
+        left, right = result[outside] >> np.uint64(half), result[outside] & low
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (mix(right, seed * _ROUNDS + turn) & low)
+        result[outside] = (left << np.uint64(half)) | right
+        outside = result >= np.uint64(size)
+    return result
+
+
+class Order:
+    """position (samples consumed so far) → sample index, epoch after epoch, each with a permutation of its own.
+
+    Whole blocks are permuted; the few samples that fill no block are an epoch's last, shuffled among themselves.
+    """
+
+    def __init__(self, size: int, seed: int, block: int) -> None:
+        if size < 1:
+            raise ValueError("an order needs at least one sample")
+        self.size = size
+        self.seed = seed
+        self.block = min(block, size)
+        self.whole_blocks = size // self.block
+
+    def __call__(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Positions (n,) → indices (n,); any positions, in any order, in any number."""
+        positions = np.asarray(positions, dtype=np.uint64)
+        indices = np.empty(positions.shape, dtype=np.int64)
+        epochs = positions // np.uint64(self.size)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            indices[of_epoch] = self._within(positions[of_epoch] % np.uint64(self.size), int(epoch))
+        return indices
+
+    def _within(self, offset: Integers, epoch: int) -> npt.NDArray[np.int64]:
+        seed = int(mix(np.array([epoch], dtype=np.uint64), self.seed)[0]) >> 8
+        place, inside = offset // np.uint64(self.block), offset % np.uint64(self.block)
+        which = place.copy()  # the short block, last, stays where it is
+        whole = place < np.uint64(self.whole_blocks)
+        which[whole] = permute(place[whole], self.whole_blocks, seed)
+        indices = np.empty(offset.shape, dtype=np.int64)
+        for block in np.unique(which):
+            here = which == block
+            start = int(block) * self.block
+            shuffled = permute(inside[here], min(self.block, self.size - start), seed + 1 + int(block))
+            indices[here] = start + shuffled.astype(np.int64)
+        return indices

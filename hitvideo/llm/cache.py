@@ -1,0 +1,26 @@
+"""Keys and values of the tokens already seen, for generation."""
+
+from __future__ import annotations
+
+import torch
+
+
+class KVCache:
+    """Preallocated (layers, 2, B, length, kv_heads, K); `seen` slots are filled."""
+
+    def __init__(
+        self, layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._store = torch.empty(layers, 2, batch, length, kv_heads, head_dim, dtype=dtype, device=device)
+        self.seen = 0
+
+    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append one layer's k, v (B, n, kv_heads, K); returns all of that layer's so far."""
+        stop = self.seen + k.shape[1]
+        self._store[layer, 0, :, self.seen : stop] = k
+        self._store[layer, 1, :, self.seen : stop] = v
+        return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
+
+    def advance(self, slots: int) -> None:
+        """Count the slots that every layer has now appended."""
+        self.seen += slots

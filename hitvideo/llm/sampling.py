@@ -1,0 +1,54 @@
+"""Choosing one entry from logits: guidance, temperature, top-k, top-p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How generation draws. `top_k` 0 and `top_p` 1 leave everything in; `temperature` 0 takes the likeliest."""
+
+    guidance: float = 3.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.guidance < 0:
+            raise ValueError(
+                f"temperature {self.temperature} and guidance {self.guidance} must be at least 0, "
+                f"top-k {self.top_k} at least 0, top-p {self.top_p} in (0, 1]"
+            )
+
+
+def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance: float) -> torch.Tensor:
+    """u + g (c - u): 1 is the conditional model, above it the caption counts for more (Ho & Salimans 2022)."""
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def restrict(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Logits (B, V) after temperature, top-k and top-p; what is ruled out is -inf.
+
+    Top-p keeps the smallest set whose probability reaches top_p, the entry that crosses it included (as transformers does).
+    """
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier entries
+        ordered = ordered.masked_fill(before >= sampling.top_p, -torch.inf)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
+    return logits
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """Logits (B, V) → entries (B,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    chances = restrict(logits, sampling).softmax(-1)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(-1)

@@ -1,0 +1,55 @@
+"""Scaled dot-product attention: flash-attn where it is there, PyTorch's SDPA as the reference beside it.
+
+Both take (B, L, heads, head_dim) and share grouped-query semantics: query head n reads key/value head
+n // (heads / kv_heads). A test holds each against the textbook formula, forward and backward.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from hitvideo.config import ConfigError
+
+Backend = Literal["flash", "sdpa"]
+
+
+def flash_missing(device: torch.device | str, dtype: torch.dtype) -> str | None:
+    """Why flash-attn cannot run here, or None where it can."""
+    if torch.device(device).type != "cuda":
+        return "flash-attn needs a CUDA device"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed: pip install --no-build-isolation -e '.[flash]' (builds for an hour)"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"flash-attn computes in bf16 or fp16, not {dtype}"
+    return None
+
+
+def choose(wish: Literal["auto", "flash", "sdpa"], device: torch.device | str, dtype: torch.dtype) -> Backend:
+    """The backend for a wish; ConfigError where flash is asked for and cannot be had."""
+    missing = flash_missing(device, dtype)
+    if wish == "flash" and missing:
+        raise ConfigError(f"llm.attention is 'flash', but {missing}; use llm.attention=auto")
+    return "flash" if wish != "sdpa" and missing is None else "sdpa"
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, backend: Backend) -> torch.Tensor:
+    """softmax(q kᵀ / √head_dim) v.
+
+    q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). `causal` needs Lq = Lk; without it every query sees
+    every key, which is what one new token with a cache wants.
+    """
+    assert not causal or q.shape[1] == k.shape[1], "causal attention is between a sequence and itself"
+    if backend == "flash":
+        from flash_attn import flash_attn_func
+
+        out: torch.Tensor = flash_attn_func(q, k, v, causal=causal)  # (B, Lq, N, K); grouped heads natively
+        return out
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L, K)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)

@@ -1,0 +1,47 @@
+"""RMSNorm: NVIDIA apex's fused kernel where it is there, plain PyTorch as the reference beside it.
+
+x / √(mean(x²) + eps) · weight over the last dimension, in fp32 (Zhang & Sennrich 2019; the form of Llama).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def apex_missing(device: torch.device | str) -> str | None:
+    """Why apex's fused norm cannot run here, or None where it can."""
+    if torch.device(device).type != "cuda":
+        return "apex needs a CUDA device"
+    if importlib.util.find_spec("fused_layer_norm_cuda") is None:
+        return "NVIDIA apex is not built with its CUDA extensions (see README; the `apex` on PyPI is another project)"
+    return None
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The reference: (…, D) and (D,) → (…, D) in x's dtype."""
+    x32 = x.float()
+    x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return (x32 * weight.float()).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """`share` wraps the weight where tensor-parallel ranks see different activations (heads), so its gradients add up."""
+
+    def __init__(self, width: int, eps: float, share: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (…, D) → (…, D)
+        weight = self.share(self.weight) if self.share else self.weight
+        if apex_missing(x.device) is None:
+            from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+
+            out: torch.Tensor = fused_rms_norm_affine(x, weight, weight.shape, self.eps)
+            return out
+        return rms_norm(x, weight, self.eps)

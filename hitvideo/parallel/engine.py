@@ -1,0 +1,130 @@
+"""The training engine: DeepSpeed ZeRO over Megatron's data-parallel group, with everything it gets wrong by default set.
+
+One engine serves the language model and the video tokenizer. DeepSpeed's JSON is built here from typed settings, and
+what it made of them is asserted right after: a wrong mpu otherwise gives wrong batch sizes and norms without an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import set_z3_leaf_modules
+from torch import nn
+
+from hitvideo.parallel.topology import ModelParallelUnit, Topology
+from hitvideo.schema import ParallelSection, TrainSection
+
+# DeepSpeed compiles this op at start-up on CPUs (two minutes); only its inference engine uses it.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's JSON. Gradients accumulate and travel in fp32: the defaults follow the model's bf16."""
+    zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": torch.cuda.is_available()}
+    if parallel.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = False
+    return {
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": train.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": train.dtype == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "steps_per_print": 1 << 30,
+    }
+
+
+class Engine:
+    """Forward, backward, step over all ranks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        topology: Topology,
+        parallel: ParallelSection,
+        train: TrainSection,
+        leaf_modules: Iterable[type[nn.Module]] = (),
+    ) -> None:
+        """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time."""
+        deepspeed_logger.setLevel(logging.WARNING)
+        self.topology = topology
+        self.accumulation = train.accumulation(topology.data)
+        leaf_modules = [kind for kind in leaf_modules if any(isinstance(module, kind) for module in model.modules())]
+        if parallel.zero_stage == 3 and leaf_modules:
+            set_z3_leaf_modules(model, leaf_modules)
+        optimizer = torch.optim.AdamW(_groups(model, train.weight_decay), lr=train.lr, betas=train.betas)
+        self.model = model.to(topology.device, DTYPES[train.dtype])
+        self.zero_stage = parallel.zero_stage
+        self._engine, *_ = deepspeed.initialize(
+            model=self.model,
+            optimizer=optimizer,
+            config=deepspeed_config(parallel, train, self.accumulation),
+            mpu=ModelParallelUnit(),
+        )
+        self._check(train)
+
+    def _check(self, train: TrainSection) -> None:
+        engine, topology = self._engine, self.topology
+        assert engine.dp_world_size == topology.data, (engine.dp_world_size, topology)
+        assert engine.mp_world_size == topology.tensor, (engine.mp_world_size, topology)
+        assert engine.train_batch_size() == train.global_batch, (engine.train_batch_size(), train.global_batch)
+        assert engine.communication_data_type == torch.float32
+        group = engine.optimizer.dp_process_group
+        assert dist.get_world_size(group) == topology.data, "ZeRO partitions over the wrong group"
+
+    def __call__(self, *inputs: Any) -> dict[str, torch.Tensor]:
+        losses: dict[str, torch.Tensor] = self._engine(*inputs)
+        return losses
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add one micro-batch's gradients."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """After every backward; after a step's last micro-batch it clips and updates the weights."""
+        self._engine.step()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+
+    @property
+    def grad_norm(self) -> float:
+        """Global norm of the last step's gradients before clipping."""
+        return float(self._engine.get_global_grad_norm())
+
+    @property
+    def optimizer(self) -> Any:
+        """DeepSpeed's ZeRO optimizer, for the checkpoint."""
+        return self._engine.optimizer
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The values averaged over the data-parallel ranks (tensor-parallel ranks hold equal ones)."""
+        packed = torch.tensor(list(values.values()), dtype=torch.float64, device=self.topology.device)
+        dist.all_reduce(packed)
+        return dict(zip(values, (packed / self.topology.world).tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank where it is true on one."""
+        packed = torch.tensor(int(flag), device=self.topology.device)
+        dist.all_reduce(packed, op=dist.ReduceOp.MAX)
+        return bool(packed.item())
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,136 @@
+"""Who is who: ranks on a grid of data × tensor, Megatron's groups, and the adapter by which DeepSpeed sees them.
+
+    rank = data_rank · tensor + tensor_rank        tensor fastest, so that its ranks share a node
+
+`Topology` is arithmetic and needs no process group. `start` makes the groups (NCCL on GPUs, gloo on CPUs), by the same
+code with one process or many.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hitvideo.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One rank's place."""
+
+    rank: int
+    world: int
+    tensor: int
+    """Size of the tensor-parallel axis."""
+
+    def __post_init__(self) -> None:
+        if self.world % self.tensor:
+            raise ConfigError(
+                f"parallel.tensor {self.tensor} does not divide the {self.world} processes started; "
+                f"start a multiple of {self.tensor} (torchrun --nproc-per-node) or set parallel.tensor=1"
+            )
+
+    @property
+    def data(self) -> int:
+        """Size of the data-parallel axis: the ranks over which ZeRO partitions."""
+        return self.world // self.tensor
+
+    @property
+    def tensor_rank(self) -> int:
+        return self.rank % self.tensor
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.tensor
+
+    @property
+    def device(self) -> torch.device:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _prepare_environment() -> None:
+    """Plain `python -m …` is a world of one; torchrun has set these already."""
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ.update(alone)
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def _let_megatron_run_on_cpu() -> None:
+    """Megatron asks torch.cuda for the current device and the RNG even where every tensor is on the CPU."""
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    def cpu_rng_state(*_args: Any, **_kwargs: Any) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_cpu_rng_state(state: torch.Tensor, *_args: Any, **_kwargs: Any) -> None:
+        torch.set_rng_state(state)
+
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment, return-value]
+    torch.cuda.get_rng_state = cpu_rng_state
+    torch.cuda.manual_seed = torch.manual_seed  # type: ignore[assignment]
+    torch.cuda.synchronize = lambda *_args: None
+    megatron_random._get_cuda_rng_state = cpu_rng_state
+    megatron_random._set_cuda_rng_state = set_cpu_rng_state
+
+
+@contextmanager
+def start(tensor: int, timeout_minutes: float = 10) -> Iterator[Topology]:
+    """Join the world, make Megatron's groups, leave in order at the end (a rank that just exits can abort the others)."""
+    _prepare_environment()
+    topology = Topology(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), tensor)
+    from megatron.core import parallel_state
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(topology.device)
+    else:
+        _let_megatron_run_on_cpu()
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor)
+    assert parallel_state.get_tensor_model_parallel_rank() == topology.tensor_rank
+    assert parallel_state.get_data_parallel_rank() == topology.data_rank
+    try:
+        yield topology
+        dist.barrier()
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+class ModelParallelUnit:
+    """The `mpu` that DeepSpeed calls, over megatron.core.parallel_state (which lacks get_model_parallel_*).
+
+    It must not define initialize_sequence_parallel or get_sequence_parallel_*: their presence makes ZeRO-3 ignore
+    tensor parallelism in the gradient norm.
+    """
+
+    def __init__(self) -> None:
+        from megatron.core import parallel_state as state
+
+        self.get_data_parallel_group = state.get_data_parallel_group
+        self.get_data_parallel_rank = state.get_data_parallel_rank
+        self.get_data_parallel_world_size = state.get_data_parallel_world_size
+        self.get_model_parallel_group = state.get_tensor_model_parallel_group
+        self.get_model_parallel_rank = state.get_tensor_model_parallel_rank
+        self.get_model_parallel_world_size = state.get_tensor_model_parallel_world_size
+        self.get_tensor_model_parallel_group = state.get_tensor_model_parallel_group
+        self.get_tensor_model_parallel_rank = state.get_tensor_model_parallel_rank
+        self.get_tensor_model_parallel_world_size = state.get_tensor_model_parallel_world_size
+        self.get_pipeline_model_parallel_group = state.get_pipeline_model_parallel_group
+        self.get_pipeline_model_parallel_rank = state.get_pipeline_model_parallel_rank
+        self.get_pipeline_model_parallel_world_size = state.get_pipeline_model_parallel_world_size

@@ -1,0 +1,152 @@
+"""Pretrain the text + video language model on token shards.
+
+    python -m pretrain yaml_configs/pretrain/tiny.yaml data.manifest=tokens/manifest.json
+    torchrun --nproc-per-node 8 -m pretrain yaml_configs/pretrain/1b.yaml data.manifest=… parallel.tensor=2
+
+The same command again resumes, on the same number of processes or another. Exit code 75: stopped on request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from hitvideo import config
+from hitvideo.config import ConfigError
+from hitvideo.data.loader import Batches, TokenSource, split
+from hitvideo.data.token_shards import TokenDataset
+from hitvideo.llm.init import initialize
+from hitvideo.llm.layers import DenseLayers, Layers
+from hitvideo.llm.model import LanguageModel
+from hitvideo.llm.transformer import Block
+from hitvideo.parallel.checkpoint import Reader
+from hitvideo.parallel.engine import DTYPES, Engine
+from hitvideo.parallel.topology import Topology, start
+from hitvideo.run import RunDirectory, guarded
+from hitvideo.schema import PretrainRun, load_as, needed
+from hitvideo.text import TextTokenizer
+from hitvideo.throughput import make_layout, mfu, training_flops_per_row
+from hitvideo.tracking import Tracker
+from pretrain.loop import Job, train
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code; raises ConfigError for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a run of program 'pretrain', as yaml_configs/pretrain/tiny.yaml")
+    parser.add_argument("override", nargs="*", help="section.key=value")
+    words = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    settings = load_as(PretrainRun, words.run, words.override)
+    dataset = TokenDataset(needed(settings.data.manifest, "data.manifest"))
+    _check_tokenizer(settings, dataset)
+    with start(settings.parallel.tensor) as topology:
+        directory = RunDirectory(settings, writer=topology.rank == 0)
+        with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
+            return train(make_job(settings, dataset, topology, directory, tracker))
+
+
+def make_job(
+    settings: PretrainRun, dataset: TokenDataset, topology: Topology, directory: RunDirectory, tracker: Tracker
+) -> Job:
+    """Model, engine and data of a run, ready for the loop."""
+    layout = make_layout(settings)
+    text = text_tokenizer(settings, dataset, directory)
+    source = TokenSource(dataset, layout, text, settings.run.seed, settings.data.caption_dropout)
+    whole = TokenSource(dataset, layout, text, settings.run.seed, caption_dropout=0.0)
+    training, held_out = split(len(dataset), settings.data.validation_samples)
+    batches = partial(
+        Batches,
+        global_batch=settings.train.global_batch,
+        micro_batch=settings.train.micro_batch,
+        data_rank=topology.data_rank,
+        data_ranks=topology.data,
+        seed=settings.run.seed,
+        block=settings.data.block,
+    )
+    model = make_model(settings, topology)
+    flops = training_flops_per_row(model)
+    engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
+    weight = settings.train.text_loss_weight
+    validating = settings.train.validation_batches > 0 and len(held_out) > 0
+    return Job(
+        engine=engine,
+        directory=directory,
+        tracker=tracker,
+        train=settings.train,
+        checkpoint=settings.checkpoint,
+        fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.video, settings.text, dataset.digest),
+        batches=batches(source, training),
+        losses=lambda rows, _step: engine(rows, weight),
+        validation=batches(whole, held_out) if validating else None,
+        validate=lambda rows: engine(rows, weight),
+        export=lambda checkpoint: export(checkpoint, directory, settings),
+        tokens_per_row=layout.length,
+        flops_per_row=flops,
+        utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
+    )
+
+
+def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
+    """The model, or this tensor-parallel rank's share of it, with its initial weights."""
+    layers: Layers = DenseLayers()
+    if topology.tensor > 1:
+        from hitvideo.parallel.layers import MegatronLayers
+
+        layers = MegatronLayers(topology.tensor, torch.float32)
+    recompute = settings.parallel.activation_checkpointing == "block"
+    model = LanguageModel(settings.llm, make_layout(settings), layers, recompute)
+    initialize(
+        model, settings.llm.width, settings.llm.layers, settings.run.seed, topology.tensor_rank, topology.tensor
+    )
+    return model
+
+
+def text_tokenizer(settings: PretrainRun, dataset: TokenDataset, directory: RunDirectory) -> TextTokenizer:
+    """The run's own copy of its text tokenizer; without a given one it is trained on the dataset's captions."""
+    own = directory.path / "text_tokenizer.model"
+    if directory.writer and not own.is_file():
+        if settings.text.model:
+            text = TextTokenizer.load(settings.text.model)
+        else:
+            text = TextTokenizer.train((sample.caption for sample in dataset), settings.text.vocab_size)
+            log.warning("text.model is not set: trained a text tokenizer of %d pieces on the captions", text.size)
+        text.save(own)
+    dist.barrier()
+    return TextTokenizer.load(own)
+
+
+def export(checkpoint: Path, directory: RunDirectory, settings: PretrainRun) -> None:
+    """`weights/`: everything that generation needs, merged on one CPU."""
+    directory.weights.mkdir(exist_ok=True)
+    weights = dict(Reader(checkpoint).weights(DTYPES[settings.train.dtype]))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory.weights / "model.safetensors")
+
+
+def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset) -> None:
+    """Refuse token shards of another video tokenizer than the one the run names."""
+    named = settings.video_tokenizer.weights
+    if named is None:
+        return
+    from hitvideo.tokenizer.video_tokenizer import fingerprint
+
+    found = dataset.manifest["video_tokenizer"]["fingerprint"]
+    if fingerprint(Path(named)) != found:
+        raise ConfigError(
+            f"video_tokenizer.weights {named} has fingerprint {fingerprint(Path(named))}, the shards of "
+            f"{dataset.path} were made with {found}; name that tokenizer, or tokenize again with this one"
+        )
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,75 @@
+"""Real process groups on the CPU: ranks are forked from a server that has torch, DeepSpeed and Megatron imported once.
+
+    losses = run_ranks(train_some, 4, "argument")        # one result for each rank
+
+A rank is a process with the environment torchrun would give it. Forking from the standard library's forkserver, and not
+from the test process, keeps threads that a test has started out of the ranks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.preload"])
+
+
+class RankError(AssertionError):
+    pass
+
+
+def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
+    """Call a module-level function on every rank of a world; returns their results in rank order."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results: Any = _context.Queue()
+    ranks = [
+        _context.Process(target=_rank, args=(function, rank, world, port, threads, results, arguments), daemon=True)
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    found: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    try:
+        while len(found) < world:
+            try:
+                rank, fine, value = results.get(timeout=0.5)
+            except queue.Empty:
+                dead = [r for r, process in enumerate(ranks) if process.exitcode not in (None, 0) and r not in found]
+                if dead:
+                    raise RankError(f"rank {dead[0]} died with exit code {ranks[dead[0]].exitcode}") from None
+                if time.monotonic() > deadline:
+                    raise RankError(f"only ranks {sorted(found)} of {world} finished in {timeout:.0f} s") from None
+                continue
+            if not fine:
+                raise RankError(f"rank {rank} failed:\n{value}")
+            found[rank] = value
+        for process in ranks:
+            process.join(30)
+    finally:
+        for process in ranks:
+            process.kill()
+    return [found[rank] for rank in range(world)]
+
+
+def _rank(
+    function: Callable[..., Any], rank: int, world: int, port: int, threads: int, results: Any, arguments: tuple[Any, ...]
+) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in torchrun.items()})
+    try:
+        results.put((rank, True, function(*arguments)))
+    except BaseException:
+        results.put((rank, False, traceback.format_exc()))
