@@ -4,6 +4,7 @@
         config.yaml     resolved            metrics.jsonl   one object per logged step
         checkpoints/    full state          weights/        the model alone
         samples/        pictures, videos    report.html     DONE, written last
+        started         seconds since 1970
         STOP            touch it to stop: ranks agree at a step boundary, save, and exit 75
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ class RunDirectory:
             for directory in (self.checkpoints, self.samples):
                 directory.mkdir(parents=True, exist_ok=True)
             (self.path / "STOP").unlink(missing_ok=True)
+            if not (self.path / "started").is_file():
+                write_text(self.path / "started", f"{time.time():.0f}\n")
             write_text(self.path / "config.yaml", config.to_yaml(settings))
 
     def _refuse_another(self, settings: Section) -> None:

@@ -48,7 +48,7 @@ class TextTokenizer:
         if not captions:
             raise ConfigError("no captions to train a text tokenizer on: every caption is empty")
         if vocab_size < SMALLEST_VOCABULARY:
-            raise ConfigError(f"a text vocabulary of {vocab_size} is too small: bytes and specials alone are {SMALLEST_VOCABULARY}")
+            raise ConfigError(f"a text vocabulary of {vocab_size} is too small: bytes and specials are {SMALLEST_VOCABULARY}")
         while True:
             out = io.BytesIO()
             try:

@@ -43,7 +43,7 @@ def training_flops_per_row(model: LanguageModel) -> float:
         # a sub-code's embedding is a look-up: no product
         matrices = sum(p.numel() for name, p in head.named_parameters() if p.ndim > 1 and "embedding" not in name)
         heads += grid.cells * matrices
-    return FORWARD_AND_BACKWARD * (slots * (2 * trunk + attention) + 2 * heads)
+    return FORWARD_AND_BACKWARD * float(slots * (2 * trunk + attention) + 2 * heads)
 
 
 def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
@@ -74,7 +74,7 @@ class Plan:
 def plan(settings: PretrainRun) -> Plan:
     """Memory by ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1), activations after Korthikanti et al. 2022, eq. 2."""
     model = meta_model(settings)
-    layout, section, train, cluster = model.layout, settings.llm, settings.train, settings.cluster
+    layout, train, cluster = model.layout, settings.train, settings.cluster
     world = cluster.nodes * cluster.devices_per_node
     tensor = settings.parallel.tensor
     data_ranks = max(world // tensor, 1)
@@ -110,7 +110,8 @@ def _activation_bytes(settings: PretrainRun, slots: int, width: int) -> float:
     section, tensor = settings.llm, settings.parallel.tensor
     rows = settings.train.micro_batch * slots
     kv = section.kv_heads * section.head_dim
-    # Replicated: two norms' inputs (fp32) and outputs. Divided: q, k, v, their turned copies, attention's output, SwiGLU's three.
+    # Replicated: two norms' inputs (fp32) and outputs.
+    # Divided: q, k, v, their turned copies, attention's output, and SwiGLU's three.
     replicated = rows * section.width * (2 * 4 + 2 * width)
     divided = rows * (3 * section.width + 4 * kv + 4 * section.hidden) * width / tensor
     block = replicated + divided

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
 from hitvideo.data.order import Order, uniform
-from hitvideo.data.token_shards import ShardError, TokenDataset
+from hitvideo.data.token_shards import TokenDataset
 from hitvideo.sequence import SequenceLayout
 from hitvideo.text import TextTokenizer
 from hitvideo.video import VideoError

@@ -28,14 +28,11 @@ import numpy.typing as npt
 import webdataset
 
 from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
 
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("crc32", "<u4")])
 TAR_BLOCK = 512
 MANIFEST = "manifest.json"
-
-
-class ShardError(ValueError):
-    """A shard, or a sample in it, is not what its receipt says. Names the file and what was found."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +190,9 @@ class TokenDataset:
     def __len__(self) -> int:
         return len(self._index)
 
+    def __iter__(self) -> Iterator[TokenSample]:
+        return (self[number] for number in range(len(self)))
+
     def __getitem__(self, sample: int) -> TokenSample:
         """Raises ShardError, naming shard and number, for a sample that is damaged or cut off."""
         shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
@@ -201,7 +201,8 @@ class TokenDataset:
             self._handles[shard] = os.open(self._tars[shard], os.O_RDONLY)
         record = os.pread(self._handles[shard], int(entry["length"]), int(entry["offset"]))
         if zlib.crc32(record) != entry["crc32"]:
-            raise ShardError(f"{self._tars[shard]}: sample {sample - self._starts[shard]} is damaged ({len(record)} bytes read)")
+            number = sample - self._starts[shard]
+            raise ShardError(f"{self._tars[shard]}: sample {number} is damaged ({len(record)} bytes read)")
         return parse_sample(record)
 
 

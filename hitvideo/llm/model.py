@@ -90,6 +90,7 @@ class LanguageModel(nn.Module):
         losses["loss_text"] = (nats.sum(1) / real.sum(1).clamp(min=1)).mean()
         total = torch.zeros((), device=rows.device)
         for level, head in enumerate(self.heads):
+            assert isinstance(head, LevelHead)
             start, stop = starts[level : level + 2]
             nats = head.loss(hidden[:, start - 1 : stop - 1], self.sub_codes(level, rows[:, start:stop]))
             losses[f"loss_level_{level}"] = nats.mean()

@@ -24,7 +24,6 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from hitvideo.config import ConfigError
 from hitvideo.llm.init import full_shape
@@ -55,7 +54,7 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
     _write_json(stem.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index})
     dist.barrier()
     if topology.rank == 0:
-        state = {
+        description = {
             "format": FORMAT,
             "step": step,
             "adam_step": int(adam_states(engine)[0]["step"]),
@@ -64,7 +63,7 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
             "tensor": topology.tensor,
             "parameters": _shapes(engine),
         }
-        _write_json(partial / "state.json", state)
+        _write_json(partial / "state.json", description)
         _sync(partial)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
@@ -78,8 +77,9 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
 def load(path: Path, engine: Engine, fingerprint: str) -> int:
     """Read a checkpoint of any layout into this one; returns the number of steps behind it."""
     reader = Reader(path)
-    if reader.state["fingerprint"] != fingerprint:
-        raise ConfigError(f"{path} is a checkpoint of other settings (fingerprint {reader.state['fingerprint']}, ours {fingerprint})")
+    found = reader.state["fingerprint"]
+    if found != fingerprint:
+        raise ConfigError(f"{path} is a checkpoint of other settings or data (fingerprint {found}, ours {fingerprint})")
     topology = engine.topology
     name, whole = "", {}
     for fragment in fragments(engine, engine.model):
@@ -157,7 +157,8 @@ class Reader:
             try:
                 self._files[file] = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise ConfigError(f"{file}: damaged checkpoint: {error}; remove {self.path} to resume from the one before") from error
+                mend = f"remove {self.path} to resume from the one before"
+                raise ConfigError(f"{file}: damaged checkpoint: {error}; {mend}") from error
         return self._files[file]
 
 

@@ -29,9 +29,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
     """DeepSpeed's JSON. Gradients accumulate and travel in fp32: the defaults follow the model's bf16."""
-    zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": torch.cuda.is_available()}
-    if parallel.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = False
+    overlap = torch.cuda.is_available()
+    zero = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation,

@@ -1,0 +1,125 @@
+"""The `hitvideo` command: look at things, make data, generate, evaluate, report.
+
+    hitvideo generate --run runs/tiny-llm --prompt "a red circle moves right on a black background" --out red.mp4
+    hitvideo inspect yaml_configs/parts/hierarchy/paper_4level.yaml --json
+
+Training and tokenizing are programs of their own: python -m pretrain.video_tokenizer, tokenize_shards, pretrain.
+This file is the command line; what the commands do stands in `commands.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hitvideo import commands as do
+
+EXIT_USER = 2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exits with 0, 2 for what the user can mend, 1 for anything else."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    words = parser().parse_args(arguments)
+    try:
+        sys.exit(words.command(words) or 0)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; every command has --help."""
+    top = argparse.ArgumentParser(
+        prog="hitvideo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    p = _add(commands, "config", do.show_config, "print the resolved YAML of a run and what follows from it")
+    p.add_argument("run", help="RUN.yaml")
+    p.add_argument("override", nargs="*", help="section.key=value")
+
+    p = _add(commands, "plan", do.show_plan, "parameters, memory, time and cost of a pretraining run, before it is started")
+    p.add_argument("run", help="RUN.yaml of program 'pretrain'")
+    p.add_argument("override", nargs="*", help="section.key=value")
+    p.add_argument("--json", action="store_true")
+
+    p = _add(commands, "inspect", do.inspect, "figures of a hierarchy YAML, a manifest.json, a token shard or a video shard")
+    p.add_argument("file", type=Path)
+    p.add_argument("--json", action="store_true")
+
+    p = _add(commands, "doctor", do.doctor, "versions, devices and which fast paths are live, with the reason where one is not")
+    p.add_argument("--json", action="store_true")
+
+    p = _add(commands, "generate", do.generate, "draw videos for prompts from a trained run")
+    _add_run(p)
+    p.add_argument("--prompt", required=True, action="append", help="give it several times for several videos")
+    p.add_argument("--levels", type=int, help="draw only the first K levels; 1 is the storyboard")
+    _add_sampling(p)
+    p.add_argument("--out", type=Path, help="FILE.mp4; default: the run's samples directory")
+
+    p = _add(commands, "reconstruct", do.reconstruct, "encode and decode one video, by prefix of levels, as a contact sheet")
+    p.add_argument("video", type=Path)
+    p.add_argument("--weights", type=Path, required=True, help="weights directory of a video tokenizer's run")
+    p.add_argument("--out", type=Path, required=True, help="FILE.png: the original, then 1, 2, … levels")
+
+    kinds = _group(commands, "evaluate", "measure a trained tokenizer or language model")
+    p = _add(kinds, "reconstruction", do.evaluate_reconstruction, "PSNR and SSIM by prefix of levels")
+    p.add_argument("--run", type=Path, required=True, help="run directory of a video tokenizer")
+    p.add_argument("--video-shards", required=True, help="folder or glob of video shards")
+    p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
+    p = _add(kinds, "captions", do.evaluate_captions, "does the video show its caption? (moving shapes only)")
+    _add_run(p)
+    p.add_argument("--num", type=int, default=64, help="videos to generate")
+    _add_sampling(p)
+
+    p = _add(commands, "report", do.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
+    p.add_argument("run", type=Path, nargs="+", help="run directories")
+
+    data = _group(commands, "data", "make and check datasets")
+    p = _add(data, "pack", do.data_pack, "pack a folder of videos, or a TSV with columns file and caption, into video shards")
+    p.add_argument("src", type=Path)
+    p.add_argument("out", type=Path)
+    p.add_argument("--per-shard", type=int, default=64)
+    p = _add(data, "moving-shapes", do.data_moving_shapes, "write a captioned synthetic set as real encoded video")
+    p.add_argument("out", type=Path)
+    p.add_argument("--num", type=int, required=True)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--objects", choices=["1", "2", "mixed"], default="mixed")
+    p.add_argument("--hierarchy", type=Path, help="YAML whose `video:` gives length, size and rate; default 8 frames of 32×32")
+    p.add_argument("--per-shard", type=int, default=256)
+    p = _add(data, "text-tokenizer", do.data_text_tokenizer, "train a sentencepiece model on a manifest's captions")
+    p.add_argument("manifest", type=Path)
+    p.add_argument("out", type=Path, help="FILE.model")
+    p.add_argument("--vocab-size", type=int, default=32000)
+    p = _add(data, "verify", do.data_verify, "check every receipt, checksum and sample of a manifest")
+    p.add_argument("manifest", type=Path)
+    return top
+
+
+def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+    p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    p.set_defaults(command=command)
+    return p
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    p = commands.add_parser(name, help=text, description=text)
+    return p.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
+def _add_run(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--run", type=Path, required=True, help="run directory of `python -m pretrain`")
+    p.add_argument("--video-tokenizer", type=Path, help="its weights, if they have moved since tokenizing")
+
+
+def _add_sampling(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--guidance", type=float, default=5.0, help="1: none; higher follows the caption more (default 5)")
+    p.add_argument("--temperature", type=float, default=1.0)
+    p.add_argument("--top-k", type=int, default=0, help="0: no limit")
+    p.add_argument("--top-p", type=float, default=1.0)
+    p.add_argument("--seed", type=int, default=0)

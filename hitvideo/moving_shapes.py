@@ -1,0 +1,269 @@
+"""Captioned synthetic video, and the probe that reads colour, shape and motion back from pixels.
+
+"a red circle moves right and a blue square stays still on a white background": a world small enough to learn on a laptop,
+whose captions can be checked. The probe says whether a generated video shows what its prompt asked for, without any
+model that would have to be trusted: it looks for palette colours, fits shape templates, follows centroids. `CHANCE` is
+what guessing gets. Everything is a pure function of seed and index; numpy only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hitvideo.hierarchy import Clip
+
+Frames: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Objects: TypeAlias = Literal["1", "2", "mixed"]
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (230, 30, 30),
+    "green": (30, 180, 40),
+    "blue": (40, 60, 235),
+    "yellow": (240, 220, 30),
+    "purple": (190, 40, 220),
+    "cyan": (30, 220, 225),
+}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {"black": (0, 0, 0), "grey": (128, 128, 128), "white": (255, 255, 255)}
+MOTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+"""Direction (x, y); y points down."""
+SQUARE_SIDE = 0.9
+CROSS_ARM = 0.33
+SHAPES: dict[str, float] = {
+    "circle": np.pi,
+    "square": 4 * SQUARE_SIDE**2,
+    "triangle": 2.0,
+    "cross": 8 * CROSS_ARM - 4 * CROSS_ARM**2,
+}
+"""Area of each shape with radius 1, where the radius is half the side of the box around it; a square is a bit smaller."""
+CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "motion": 1 / len(MOTIONS), "background": 1 / len(BACKGROUNDS)}
+
+SUPERSAMPLING = 4
+RADIUS = {1: (0.16, 0.22), 2: (0.15, 0.18)}
+"""By number of things, as a share of the frame's shorter side."""
+TRAVEL = {1: (0.30, 0.45), 2: (0.28, 0.38)}
+"""Way over the whole clip, as a share of the frame along the motion."""
+STILL = 0.14
+"""The probe calls less travel than this still: half of the least that is drawn."""
+SECOND_THING = 0.35
+"""A second colour is a thing, not a fringe, from this share of the first one's pixels."""
+LEAST_RADIUS = 1.5
+"""Pixels; nothing smaller is called a thing."""
+CAPTION = re.compile(rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (?:moves (left|right|up|down)|stays (still))")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: keys of COLOURS, SHAPES and MOTIONS."""
+
+    colour: str
+    shape: str
+    motion: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two things, of different colours, before a background (a key of BACKGROUNDS)."""
+
+    things: tuple[Thing, ...]
+    background: str
+
+
+def caption(scene: Scene) -> str:
+    """The scene in words; `parse` is the exact inverse."""
+    parts = [
+        f"a {thing.colour} {thing.shape} {'stays' if thing.motion == 'still' else 'moves'} {thing.motion}"
+        for thing in scene.things
+    ]
+    return f"{' and '.join(parts)} on a {scene.background} background"
+
+
+def parse(text: str) -> Scene:
+    """The scene of a caption. Raises ValueError for any other text."""
+    whole = re.fullmatch(rf"(.+) on a ({'|'.join(BACKGROUNDS)}) background", text)
+    parts = [CAPTION.fullmatch(part) for part in whole[1].split(" and ")] if whole else []
+    things = tuple(Thing(part[1], part[2], part[3] or part[4]) for part in parts if part)
+    if whole is None or not 1 <= len(things) == len(parts) <= 2:
+        raise ValueError(f"not a caption of moving shapes: {text!r}; try 'a red circle moves right on a black background'")
+    return Scene(things, whole[2])
+
+
+def sample_scene(rng: np.random.Generator, objects: Literal[1, 2]) -> Scene:
+    """Every attribute uniform; two things have different colours."""
+    colours = rng.permutation(list(COLOURS))[:objects]
+    things = tuple(Thing(str(colour), str(rng.choice(list(SHAPES))), str(rng.choice(list(MOTIONS)))) for colour in colours)
+    return Scene(things, str(rng.choice(list(BACKGROUNDS))))
+
+
+def scenes(num: int, seed: int, objects: Objects) -> Iterator[tuple[str, Scene, np.random.Generator]]:
+    """(key, scene, generator for `render`) of samples 0 … num-1, each a pure function of seed and index."""
+    for index in range(num):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+        count: Literal[1, 2] = 1 if objects == "1" or (objects == "mixed" and rng.random() < 0.5) else 2
+        yield f"shapes-{seed}-{index:06d}", sample_scene(rng, count), rng
+
+
+def render(scene: Scene, clip: Clip, rng: np.random.Generator) -> Frames:
+    """Antialiased uint8 (T, H, W, 3). Size, way and start are random; things stay in the frame and never overlap."""
+    radii, centres = _paths(scene, clip, rng)
+    video = np.broadcast_to(np.array(BACKGROUNDS[scene.background], float), (clip.frames, clip.height, clip.width, 3)).copy()
+    for thing, radius, path in zip(scene.things, radii, centres, strict=True):
+        for frame, centre in zip(video, path, strict=True):
+            cover = _coverage(thing.shape, radius, centre, clip.height, clip.width)[..., None]
+            frame += cover * (np.array(COLOURS[thing.colour]) - frame)
+    frames: Frames = np.rint(video).astype(np.uint8)
+    return frames
+
+
+def _paths(scene: Scene, clip: Clip, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Radii (things,) and centres (things, T, 2) in pixels (x, y), found by drawing until nothing overlaps."""
+    count = len(scene.things)
+    extent = np.array([clip.width, clip.height], float)
+    directions = np.array([MOTIONS[thing.motion] for thing in scene.things])
+    time = np.linspace(0, 1, clip.frames)[None, :, None]
+    shrink = 1.0
+    while True:
+        radii = rng.uniform(*RADIUS[count], count) * extent.min() * shrink
+        way = (rng.uniform(*TRAVEL[count], count)[:, None] * directions * extent)[:, None]  # (things, 1, 2)
+        room = radii[:, None, None] + 1  # a pixel of background all round
+        low = room - np.minimum(way, 0)
+        start = low + rng.random((count, 1, 2)) * (extent - room - np.maximum(way, 0) - low)
+        centres = start + time * way
+        apart = np.abs(centres[0] - centres[-1]).max(axis=1).min() > radii.sum() + 2
+        if count == 1 or apart:
+            return radii, centres
+        shrink *= 0.999  # a crowded scene: smaller things do fit
+
+
+def _coverage(shape: str, radius: float, centre: Floats, height: int, width: int) -> Floats:
+    """Share of each pixel that the shape covers, (H, W)."""
+    sub = (np.arange(max(height, width) * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
+    x = (sub[None, : width * SUPERSAMPLING] - centre[0]) / radius
+    y = (sub[: height * SUPERSAMPLING, None] - centre[1]) / radius
+    if shape == "circle":
+        inside = x * x + y * y <= 1
+    elif shape == "square":
+        inside = (np.abs(x) <= SQUARE_SIDE) & (np.abs(y) <= SQUARE_SIDE)
+    elif shape == "triangle":
+        inside = (np.abs(x) <= (y + 1) / 2) & (y <= 1)
+    else:
+        inside = (np.abs(x) <= 1) & (np.abs(y) <= 1) & (np.minimum(np.abs(x), np.abs(y)) <= CROSS_ARM)
+    steps = range(SUPERSAMPLING)
+    rows = sum(inside[step::SUPERSAMPLING].view(np.uint8) for step in steps)
+    hits = sum(rows[:, step::SUPERSAMPLING] for step in steps)  # slices add up many times faster than mean() over axes
+    cells: Floats = hits / SUPERSAMPLING**2
+    return cells
+
+
+def read(frames: Frames, num_things: int | None = None) -> Scene | None:
+    """What uint8 frames (T, H, W, 3) show; None where nothing can be made out.
+
+    `num_things` is how many things to look for; None: one, or two where a second colour is there. Things come in the
+    order of their colour's area.
+    """
+    video = frames.astype(float)
+    border = np.concatenate([video[:, [0, -1]].reshape(-1, 3), video[:, :, [0, -1]].reshape(-1, 3)])
+    found = np.median(border, axis=0)
+    background = min(BACKGROUNDS, key=lambda name: float(np.abs(found - BACKGROUNDS[name]).sum()))
+    cover, misfit = _unmix(video, found)
+    best = np.argmin(np.where(cover > 0.5, misfit, np.inf), axis=0)
+    votes = np.bincount(best[cover.max(axis=0) > 0.5], minlength=len(COLOURS))
+    order = np.argsort(-votes, kind="stable")
+    if num_things is None:
+        num_things = 2 if votes[order[1]] > SECOND_THING * votes[order[0]] else 1
+    chosen = order[:num_things]
+    owner = chosen[np.argmin(misfit[chosen], axis=0)]
+    things = []
+    for colour in chosen:
+        # A soft mask, stretched about one half: edges keep their area, faint noise goes.
+        mask = np.where(owner == colour, np.clip((cover[colour] - 0.2) / 0.6, 0, 1), 0)
+        thing = _read_thing(mask)
+        if thing is None:
+            return None
+        things.append(Thing(list(COLOURS)[colour], *thing))
+    return Scene(tuple(things), background)
+
+
+def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
+    """Each pixel as background + cover · (colour - background), for every colour: cover and misfit, (6, T, H, W).
+
+    Not the nearest colour alone: the rim of a yellow thing on black is dark yellow, and nearer to green than to yellow.
+    """
+    difference = video - background
+    ways = np.array(list(COLOURS.values()), float) - background
+    length = (ways**2).sum(axis=1)[:, None, None, None]
+    along = np.moveaxis(difference @ ways.T, -1, 0)  # (6, T, H, W)
+    cover = np.clip(along / length, 0, 1.2)
+    misfit = (difference**2).sum(axis=-1) - 2 * cover * along + cover**2 * length  # |difference - cover · way|²
+    return cover, misfit
+
+
+def _read_thing(mask: Floats) -> tuple[str, str] | None:
+    """Shape and motion of one soft mask (T, H, W)."""
+    _, height, width = mask.shape
+    area = mask.sum(axis=(1, 2))
+    seen = np.flatnonzero(area > max(0.5 * np.median(area), LEAST_RADIUS**2 * np.pi))
+    if len(seen) * 2 < len(mask):
+        return None
+    mask, area = mask[seen], area[seen]
+    pixel_x, pixel_y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    x = (mask.sum(axis=1) @ pixel_x) / area
+    y = (mask.sum(axis=2) @ pixel_y) / area
+    return _fit_shape(mask, area, x, y), _fit_motion(seen, x / width, y / height)
+
+
+def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
+    """The template of equal area at the centroid that overlaps best, averaged over at most eight frames."""
+    scores = dict.fromkeys(SHAPES, 0.0)
+    for index in np.unique(np.linspace(0, len(mask) - 1, 8).round().astype(int)):
+        for shape in SHAPES:
+            radius = float(np.sqrt(area[index] / SHAPES[shape]))
+            middle = y[index] - radius / 3 if shape == "triangle" else y[index]  # its centroid is below the box's middle
+            template = _coverage(shape, radius, np.array([x[index], middle]), *mask.shape[1:])
+            both = np.minimum(mask[index], template).sum()
+            scores[shape] += float(both / (np.maximum(mask[index], template).sum() + 1e-9))
+    return max(scores, key=scores.__getitem__)
+
+
+def _fit_motion(seen: npt.NDArray[Any], x: Floats, y: Floats) -> str:
+    """Direction of the straight line through the centroids (shares of the frame)."""
+    if len(seen) < 2:
+        return "still"
+    way = np.polyfit(seen, np.stack([x, y], axis=1), 1)[0] * (seen[-1] - seen[0])
+    if np.abs(way).max() < STILL:
+        return "still"
+    if abs(way[0]) > abs(way[1]):
+        return "right" if way[0] > 0 else "left"
+    return "down" if way[1] > 0 else "up"
+
+
+def accuracy(truth: Sequence[Scene], found: Sequence[Scene | None]) -> dict[str, float]:
+    """Share of things (background: of scenes) read right: colour, shape, motion, background.
+
+    Things are matched so that most attributes agree; one that is missing or too many counts as wrong everywhere.
+    """
+    right = dict.fromkeys(CHANCE, 0)
+    total = 0
+    for scene, other in zip(truth, found, strict=True):
+        seen: tuple[Thing | None, ...] = other.things if other else ()
+        slots = max(len(scene.things), len(seen))
+        total += slots
+        right["background"] += other is not None and other.background == scene.background
+        wanted = scene.things + (None,) * (slots - len(scene.things))
+        pairings = [list(zip(wanted, order, strict=True)) for order in permutations(seen + (None,) * (slots - len(seen)))]
+        names = ("colour", "shape", "motion")
+        agreed = [{name: sum(_agree(a, b, name) for a, b in pairs) for name in names} for pairs in pairings]
+        for name, count in max(agreed, key=lambda counts: sum(counts.values())).items():
+            right[name] += count
+    return {name: count / max(1, len(truth) if name == "background" else total) for name, count in right.items()}
+
+
+def _agree(one: Thing | None, other: Thing | None, name: str) -> bool:
+    return one is not None and other is not None and getattr(one, name) == getattr(other, name)

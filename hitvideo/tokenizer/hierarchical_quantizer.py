@@ -1,0 +1,156 @@
+"""Residual pyramid: each level codes, on its own grid, what the coarser levels left over.
+
+    residual = latents
+    level k, coarse → fine:  residual → area down → 1×1×1 conv → normalise → quantise → 1×1×1 conv → up → contribution_k
+                             residual = residual - contribution_k
+    quantised latents = Σ contribution_k
+
+After InfinityStar (area down, interpolate up, subtract, sum). One departure: up is nearest in time, where trilinear
+would let a frame see the next cell. Any prefix of the levels sums to usable latents, if training drops the finer levels
+often enough (level dropout).
+
+What a code may depend on: a code of level 0 on no frame after its own cell. A finer level codes what level 0 left over,
+and level 0's cell reaches further: a finer code depends on no frame after the end of the *coarsest* cell around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hitvideo.hierarchy import Grid, Hierarchy
+from hitvideo.tokenizer.conv import Triple
+from hitvideo.tokenizer.fsq import FSQ
+from hitvideo.tokenizer.lfq import LFQ
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+
+NORM_EPSILON = 1e-6
+
+
+def make_quantizer(kind: str, num_bits: int) -> Quantizer:
+    """`kind`: "lfq" or "fsq"."""
+    quantizers: dict[str, type[LFQ] | type[FSQ]] = {"lfq": LFQ, "fsq": FSQ}
+    return quantizers[kind](num_bits)
+
+
+@dataclass
+class HierarchicalQuantized:
+    """All levels, quantised; lists are coarsest first."""
+
+    latents: Tensor
+    """(B, C, t, h, w), fp32: the sum over the kept levels, on the finest grid."""
+    codes: list[Tensor]
+    """Every level's indices, those of dropped levels included (they mean nothing there)."""
+    entropy: list[Tensor]
+    """Per-sample minus batch entropy of the clips that kept the level, nats."""
+    commitment: list[Tensor]
+    """Mean squared distance to the signs over the clips that kept the level."""
+
+
+class Projection(nn.Conv3d):
+    """1×1×1 convolution in fp32 whatever the autocast or the weights' type: a code must not hang on rounding."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.bias is not None
+        with torch.autocast(input.device.type, enabled=False):
+            return F.conv3d(input.float(), self.weight.float(), self.bias.float())
+
+
+class LevelQuantizer(nn.Module):
+    """One level: the residual on the finest grid → the level's indices and its contribution on the finest grid."""
+
+    def __init__(self, quantizer: Quantizer, latent_channels: int, factor: Triple) -> None:
+        super().__init__()
+        self.factor = factor
+        """Finest cells that one cell of this level covers, per axis."""
+        self.quantizer = quantizer
+        self.project_in = Projection(latent_channels, quantizer.channels)
+        self.project_out = Projection(quantizer.channels, latent_channels)
+
+    def forward(self, residual: Tensor, keep: Tensor | None) -> tuple[Quantized, Tensor]:
+        latents = F.avg_pool3d(residual, self.factor) if max(self.factor) > 1 else residual  # (B, C, t, h, w)
+        latents = self.project_in(latents)  # (B, quantizer.channels, t, h, w)
+        if self.quantizer.normalise:
+            # RMS over a position's channels. Not LayerNorm: a zero mean would forbid the codes of equal signs.
+            latents = latents * torch.rsqrt(latents.square().mean(dim=1, keepdim=True) + NORM_EPSILON)
+        quantized: Quantized = self.quantizer(latents, keep)
+        return quantized, self.expand(quantized.values)
+
+    def expand(self, values: Tensor) -> Tensor:
+        """(B, quantizer.channels, t, h, w) values on the level's grid → (B, C, t, h, w) on the finest grid."""
+        latents: Tensor = self.project_out(values)
+        dt, dh, dw = self.factor
+        if dh > 1 or dw > 1:
+            batch, _, t, h, w = latents.shape
+            frames = latents.transpose(1, 2).flatten(0, 1)  # (B·t, C, h, w)
+            frames = F.interpolate(frames, size=(h * dh, w * dw), mode="bilinear")
+            latents = frames.reshape(batch, t, -1, h * dh, w * dw).transpose(1, 2)
+        return latents.repeat_interleave(dt, dim=2) if dt > 1 else latents
+
+
+class HierarchicalQuantizer(nn.Module):
+    """(B, latent_channels, t, h, w) latents on the finest grid ⇄ codes of all levels. Runs in fp32."""
+
+    def __init__(self, hierarchy: Hierarchy, kind: str, latent_channels: int) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.levels = nn.ModuleList()
+        for level in hierarchy.levels:
+            factor = cast(Triple, tuple(c // f for c, f in zip(level.down, hierarchy.finest.down, strict=True)))
+            self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor))
+
+    def forward(self, latents: Tensor, prefix: Tensor | None = None) -> HierarchicalQuantized:
+        """Quantise for training. `prefix` (B,): how many levels each clip keeps, 1 … levels; None keeps all.
+
+        A dropped level contributes nothing and its losses do not count.
+        """
+        residual = latents.float()
+        result = HierarchicalQuantized(torch.zeros_like(residual), [], [], [])
+        for number, level in enumerate(self.levels):
+            keep = None if prefix is None else (prefix > number).to(residual)  # (B,)
+            quantized, contribution = level(residual, keep)
+            if keep is not None:
+                contribution = contribution * keep[:, None, None, None, None]
+            result.latents = result.latents + contribution
+            # Detached: every level is then straight-through to the encoder by itself. Through an attached subtraction
+            # the level's own gradient, which is near the identity, would cancel against the residual's and finer
+            # levels would hardly reach the encoder; and coarse levels would be pulled to suit finer ones.
+            residual = residual - contribution.detach()
+            result.codes.append(quantized.indices)
+            result.entropy.append(quantized.sample_entropy - quantized.batch_entropy)
+            result.commitment.append(quantized.commitment)
+        return result
+
+    def encode(self, latents: Tensor, levels: int | None = None) -> list[Tensor]:
+        """The codes of the first `levels` levels, all by default; finer ones are not computed."""
+        residual = latents.float()
+        codes = []
+        for level in self.levels[:levels]:
+            quantized, contribution = level(residual, None)
+            residual = residual - contribution
+            codes.append(quantized.indices)
+        return codes
+
+    def decode(self, codes: Sequence[Tensor], finest: Grid) -> Tensor:
+        """Codes of the first k ≥ 1 levels → (B, latent_channels, t, h, w) latents on the finest grid, fp32.
+
+        Raises ValueError where a level's indices have not the grid that `finest` makes it have.
+        """
+        if not 1 <= len(codes) <= len(self.levels):
+            raise ValueError(f"codes of 1 to {len(self.levels)} levels can be decoded, got {len(codes)}")
+        latents = torch.zeros(len(codes[0]), self.latent_channels, *finest, device=codes[0].device)
+        for number, indices in enumerate(codes):
+            level = cast(LevelQuantizer, self.levels[number])
+            grid = tuple(size // factor for size, factor in zip(finest, level.factor, strict=True))
+            if tuple(indices.shape[1:]) != grid:
+                raise ValueError(f"level {number} has the grid {list(grid)}, its indices have {list(indices.shape[1:])}")
+            latents = latents + level.expand(level.quantizer.values(indices))
+        return latents

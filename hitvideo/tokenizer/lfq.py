@@ -1,0 +1,102 @@
+"""Lookup-free quantisation: the code of a cell is the signs of its channels (MAGVIT-v2, arXiv 2310.05737).
+
+Numbers are those of vector-quantize-pytorch's LFQ 1.32 with a codebook of {-1, +1}: sign(0) = -1, most significant bit
+first, p(code j | x) = softmax_j(2 · inv_temperature · x · c_j). Always fp32: in half precision the entropies overflow.
+
+The entropy loss (per-sample − batch) asks that each position be decided and that all codes be used; without it the use
+of the codebook falls to 4 %. Neither term is computed over the 2**num_bits codes:
+
+- p factorises into independent bits with logit 4 · inv_temperature · x_i, so per-sample entropy is exactly the sum of
+  the bits' binary entropies. (The library's value differs by its 1e-5 clamp in the logarithm.)
+- batch entropy does not factorise: bits that are independent given x are dependent over the batch. It is summed over
+  groups of at most 9 bits (BSQ, arXiv 2406.07548), exact for up to 9. The mean of a group's table over positions is a
+  product of two matrices with 2**5 and 2**4 columns: no table per position is ever made.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+
+INV_TEMPERATURE = 100.0
+LARGEST_GROUP = 9
+LOG_FLOOR = 1e-5
+
+
+class LFQ(Quantizer):
+    """(B, num_bits, t, h, w) latents → signs in {-1, +1} and indices."""
+
+    normalise = True  # the author: "LFQ is built upon the existence of normalization layers" (vector-quantize-pytorch #89)
+
+    def __init__(self, num_bits: int) -> None:
+        super().__init__()
+        self.num_bits = num_bits
+        self.channels = num_bits
+
+    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            signs = torch.where(latents > 0, 1.0, -1.0)  # (B, num_bits, t, h, w)
+            indices = signs_to_indices(signs)
+            if not self.training:
+                zero = latents.new_zeros(())
+                return Quantized(signs, indices, zero, zero, zero)
+            weights = latents.new_ones(len(latents)) if keep is None else keep.to(latents)
+            weights = weights[:, None].expand(-1, indices[0].numel()).flatten()  # (positions,)
+            weights = weights / weights.sum().clamp(min=1)
+            flat = latents.movedim(1, -1).flatten(0, -2)  # (positions, num_bits)
+            logits = 4 * INV_TEMPERATURE * flat
+            return Quantized(
+                # Straight-through by adding exactly zero: the usual x + (q - x) misses the signs by a rounding error.
+                values=signs + (latents - latents.detach()),
+                indices=indices,
+                sample_entropy=(_sample_entropy(logits) * weights).sum(),
+                batch_entropy=_batch_entropy(logits, weights),
+                commitment=((flat - signs.movedim(1, -1).flatten(0, -2)).square().mean(dim=1) * weights).sum(),
+            )
+
+    def values(self, indices: Tensor) -> Tensor:
+        return indices_to_signs(indices, self.num_bits)
+
+
+def signs_to_indices(signs: Tensor) -> Tensor:
+    """(B, num_bits, t, h, w) in {-1, +1} → (B, t, h, w) int64; channel 0 is the most significant bit."""
+    indices = torch.zeros_like(signs[:, 0], dtype=torch.int64)
+    for channel in (signs > 0).unbind(1):
+        indices = indices * 2 + channel
+    return indices
+
+
+def indices_to_signs(indices: Tensor, num_bits: int) -> Tensor:
+    """(B, t, h, w) → (B, num_bits, t, h, w) in {-1, +1}, fp32; the inverse of `signs_to_indices`."""
+    shifts = torch.arange(num_bits - 1, -1, -1, device=indices.device).view(1, -1, 1, 1, 1)
+    return ((indices[:, None] >> shifts) & 1).float() * 2 - 1
+
+
+def _sample_entropy(logits: Tensor) -> Tensor:
+    """(positions, num_bits) → (positions,), nats: H(sigmoid(a)) = softplus(a) - a · sigmoid(a), summed over the bits."""
+    return (F.softplus(logits) - logits * logits.sigmoid()).sum(dim=1)
+
+
+def _batch_entropy(logits: Tensor, weights: Tensor) -> Tensor:
+    """Σ over groups of bits of H(weighted mean over positions of p(group's code)), nats. `weights` (positions,) sum to 1."""
+    num_bits = logits.shape[1]
+    groups = -(-num_bits // LARGEST_GROUP)
+    total = logits.new_zeros(())
+    for group in logits.tensor_split(groups, dim=1):
+        high, low = group.tensor_split(2, dim=1)
+        mean = (_code_probabilities(high) * weights[:, None]).T @ _code_probabilities(low)  # (2**high, 2**low)
+        total = total - (mean * mean.clamp(min=LOG_FLOOR).log()).sum()
+    return total
+
+
+def _code_probabilities(logits: Tensor) -> Tensor:
+    """(positions, n) → (positions, 2**n): the product of the bits' probabilities for every code, first bit the highest."""
+    table = logits.new_ones(len(logits), 1)
+    for logit in logits.unbind(1):
+        bit = torch.stack((torch.sigmoid(-logit), torch.sigmoid(logit)), dim=1)  # (positions, 2)
+        table = (table[:, :, None] * bit[:, None]).flatten(1)
+    return table

@@ -1,0 +1,133 @@
+"""Train the video tokenizer on video shards.
+
+    python -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml data.video_shards=shards/
+    torchrun --nproc-per-node 8 -m pretrain.video_tokenizer RUN.yaml data.video_shards=…
+
+The same command again resumes. Exit code 75: stopped on request. The result is runs/NAME/weights/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hitvideo import config
+from hitvideo.data.clips import ClipSource
+from hitvideo.data.loader import Batches, split
+from hitvideo.data.video_shards import list_shards
+from hitvideo.evaluate import psnr
+from hitvideo.parallel.checkpoint import Reader
+from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.topology import Topology, start
+from hitvideo.run import RunDirectory, guarded
+from hitvideo.schema import VideoTokenizerRun, load_as, needed
+from hitvideo.throughput import mfu
+from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.tracking import Tracker
+from pretrain.loop import Job, train
+
+_BLOCK = 1024  # clips within which the order shuffles together; decoding, not reading, is what costs here
+
+
+class Objective(nn.Module):
+    """The tokenizer and what it is trained on, as one module: what the engine calls."""
+
+    def __init__(self, settings: VideoTokenizerRun) -> None:
+        super().__init__()
+        self.settings = settings
+        self.video_tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
+
+    def forward(self, video: torch.Tensor, prefix: torch.Tensor | None, step: int) -> dict[str, torch.Tensor]:
+        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised."""
+        weight = next(self.parameters())
+        reconstruction = self.video_tokenizer(video.to(weight.dtype), prefix)
+        return reconstruction_losses(reconstruction, video, self.settings.loss, step)
+
+    @torch.no_grad()
+    def prefixes(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        """PSNR in dB with the first 1, 2, … levels."""
+        weight = next(self.parameters())
+        codes = self.video_tokenizer.encode(video.to(weight.dtype))
+        levels = range(1, len(codes) + 1)
+        decoded = {k: self.video_tokenizer.decode(codes[:k], video.shape[2]) for k in levels}
+        return {f"psnr_levels_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code; raises ConfigError for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain.video_tokenizer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a run of program 'video_tokenizer', as yaml_configs/pretrain_tokenizer/tiny.yaml")
+    parser.add_argument("override", nargs="*", help="section.key=value")
+    words = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    settings = load_as(VideoTokenizerRun, words.run, words.override)
+    shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
+    source = ClipSource(shards, settings.video, settings.limits)
+    with start(settings.parallel.tensor) as topology:
+        directory = RunDirectory(settings, writer=topology.rank == 0)
+        with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
+            return train(make_job(settings, source, topology, directory, tracker))
+
+
+def make_job(
+    settings: VideoTokenizerRun, source: ClipSource, topology: Topology, directory: RunDirectory, tracker: Tracker
+) -> Job:
+    """Model, engine and data of a run, ready for the loop."""
+    training, held_out = split(len(source), settings.data.validation_clips)
+    batches = partial(
+        Batches,
+        source,
+        global_batch=settings.train.global_batch,
+        micro_batch=settings.train.micro_batch,
+        data_rank=topology.data_rank,
+        data_ranks=topology.data,
+        seed=settings.run.seed,
+        block=_BLOCK,
+        threads=max(settings.data.workers, 1),
+    )
+    torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
+    objective = Objective(settings)
+    engine = Engine(objective, topology, settings.parallel, settings.train)
+    levels, dropout = len(settings.hierarchy.levels), settings.loss.level_dropout
+
+    def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
+        prefix = sample_prefix(len(video), levels, dropout, random).to(video.device)
+        return engine(video, prefix, step)
+
+    return Job(
+        engine=engine,
+        directory=directory,
+        tracker=tracker,
+        train=settings.train,
+        checkpoint=settings.checkpoint,
+        fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video),
+        batches=batches(samples=training),
+        losses=losses,
+        validation=batches(samples=held_out) if settings.train.validation_batches and held_out else None,
+        validate=objective.prefixes,
+        export=lambda checkpoint: export(checkpoint, directory, settings),
+        tokens_per_row=settings.hierarchy.tokens(settings.video.extent),
+        flops_per_row=0.0,
+        utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
+    )
+
+
+def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:
+    """`weights/`: the tokenizer alone, in fp32."""
+    tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
+    weights = dict(Reader(checkpoint).weights(torch.float32))
+    tokenizer.load_state_dict({name.removeprefix("video_tokenizer."): tensor for name, tensor in weights.items()})
+    tokenizer.save(directory.weights, settings.video)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,114 @@
+"""Shapes, causality, and that a norm over time would not be causal."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hitvideo.config import ConfigError
+from hitvideo.hierarchy import Level
+from hitvideo.schema import VideoTokenizerSection
+from hitvideo.tokenizer import conv
+from hitvideo.tokenizer.autoencoder import Decoder, Encoder, strides
+from hitvideo.tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth
+
+DOWN = (4, 4, 4)
+SECTION = VideoTokenizerSection(patch=2, channels=(8, 16, 24), blocks=1, latent_channels=6)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def untouched(module: nn.Module, inputs: Tensor, change_from: int) -> int:
+    """How many leading output frames stay bit-equal when input frames from `change_from` on are replaced."""
+    changed = inputs.clone()
+    changed[:, :, change_from:] = noise(*changed[:, :, change_from:].shape, seed=1)
+    with torch.no_grad():
+        before, after = module(inputs), module(changed)
+    same = (before == after).all(dim=(0, 1, 3, 4)).tolist() if before.shape[2] else []
+    return same.index(False) if False in same else len(same)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2), (1, 2, 1)])
+def test_down_and_up_are_exact_inverses_in_shape(stride: tuple[int, int, int]) -> None:
+    features = noise(2, 8, 4, 8, 8)
+    down = Down(8, 12, stride)(features)
+    assert down.shape == (2, 12, 4 // stride[0], 8 // stride[1], 8 // stride[2])
+    assert Up(12, 8, stride)(down).shape == features.shape
+
+
+def test_space_to_depth_is_undone() -> None:
+    features = noise(2, 3, 4, 6, 8)
+    for stride in [(1, 2, 2), (2, 1, 2), (2, 2, 2)]:
+        assert torch.equal(depth_to_space(space_to_depth(features, stride), stride), features)
+
+
+def test_the_first_frame_is_repeated_in_front() -> None:
+    """A video that stands still gives features that stand still, from the very first frame."""
+    still = noise(1, 4, 1, 5, 5).expand(-1, -1, 6, -1, -1)
+    features = CausalConv3d(4, 4, (3, 3, 3))(still)
+    torch.testing.assert_close(features, features[:, :, :1].expand_as(features))
+
+
+def test_a_kernel_must_cover_its_stride() -> None:
+    with pytest.raises(ValueError, match="skips frames"):
+        CausalConv3d(4, 4, (1, 3, 3), (2, 1, 1))
+
+
+def test_frame_norm_equals_group_norm_of_each_frame() -> None:
+    features = noise(2, 16, 3, 4, 4)
+    norm = FrameNorm(16)
+    expected = torch.stack([nn.functional.group_norm(frame, conv.NORM_GROUPS) for frame in features.unbind(2)], dim=2)
+    torch.testing.assert_close(norm(features), expected)
+
+
+@pytest.mark.parametrize("change_from", range(1, 8))
+def test_blocks_are_causal(change_from: int) -> None:
+    features = noise(2, 8, 8, 6, 6)
+    assert untouched(Block(8), features, change_from) == change_from
+    assert untouched(Down(8, 8, (2, 2, 2)), features, change_from) == change_from // 2
+    assert untouched(Up(8, 8, (2, 2, 2)), features, change_from) == change_from * 2
+
+
+@pytest.mark.parametrize("change_from", [1, 4, 7, 8, 11])
+def test_encoder_and_decoder_are_causal(change_from: int) -> None:
+    video = noise(2, 3, 12, 16, 16)
+    assert untouched(Encoder(SECTION, DOWN), video, change_from) == change_from // DOWN[0]
+    if change_from < 3:
+        assert untouched(Decoder(SECTION, DOWN), noise(2, 6, 3, 4, 4), change_from) == change_from * DOWN[0]
+
+
+def test_group_norm_over_time_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above is able to fail: the usual norm of 3D VAEs leaks the last frame into the first latent."""
+    monkeypatch.setattr(conv.FrameNorm, "forward", lambda self, features: self.norm(features))
+    assert untouched(Encoder(SECTION, DOWN), noise(2, 3, 12, 16, 16), 11) == 0
+    assert untouched(Decoder(SECTION, DOWN), noise(2, 6, 3, 4, 4), 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("down", "patch", "expected"),
+    [
+        ((8, 16, 16), 1, [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]),
+        ((4, 4, 4), 2, [(2, 2, 2), (2, 1, 1)]),
+        ((4, 8, 8), 1, [(1, 2, 2), (2, 2, 2), (2, 2, 2)]),
+        ((4, 4, 4), 4, [(2, 1, 1), (2, 1, 1)]),
+        ((1, 4, 2), 2, [(1, 2, 1)]),
+        ((1, 2, 2), 2, []),
+    ],
+)
+def test_strides(down: tuple[int, int, int], patch: int, expected: list[tuple[int, int, int]]) -> None:
+    steps = strides(Level(down=down, num_bits=1).down, patch)
+    assert steps == expected
+    product = [1, patch, patch]
+    for step in steps:
+        product = [size * factor for size, factor in zip(product, step, strict=True)]
+    assert tuple(product) == down
+
+
+def test_wrong_settings_are_explained() -> None:
+    with pytest.raises(ConfigError, match="channels has 2 widths.* make 2 down-sampling steps and need 3"):
+        Encoder(SECTION.model_copy(update={"channels": (8, 16)}), DOWN)
+    with pytest.raises(ConfigError, match="channels has 4 widths.* need 3"):
+        Decoder(SECTION.model_copy(update={"channels": (8, 16, 16, 16)}), DOWN)
+    with pytest.raises(ConfigError, match=r"patch 4 does not divide the finest level's down \[4, 2, 4\]"):
+        strides((4, 2, 4), 4)

@@ -1,0 +1,106 @@
+"""The residual pyramid: prefixes, what a code may see, and where gradients go."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
+
+HIERARCHY = Hierarchy(
+    levels=tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)])
+)
+CHANNELS = 6
+FINEST = Grid(4, 8, 8)  # two coarsest cells in time
+
+
+def latents_of(batch: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(batch, CHANNELS, *FINEST, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["lfq", "fsq"])
+def quantizer(request: pytest.FixtureRequest) -> HierarchicalQuantizer:
+    torch.manual_seed(0)
+    return HierarchicalQuantizer(HIERARCHY, request.param, CHANNELS)
+
+
+def test_grids_of_the_codes(quantizer: HierarchicalQuantizer) -> None:
+    codes = quantizer.encode(latents_of())
+    assert [tuple(indices.shape[1:]) for indices in codes] == [(2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8)]
+    assert all(indices.dtype == torch.int64 and 0 <= indices.min() and indices.max() < 512 for indices in codes)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_a_prefix_of_levels(quantizer: HierarchicalQuantizer, levels: int) -> None:
+    """Encoding k levels is the first k of all; decoding them is the forward pass that keeps k, bit for bit."""
+    latents = latents_of()
+    codes = quantizer.encode(latents)
+    assert all(torch.equal(a, b) for a, b in zip(quantizer.encode(latents, levels), codes[:levels], strict=True))
+    forward = quantizer(latents, torch.full((4,), levels))
+    assert torch.equal(forward.latents, quantizer.decode(codes[:levels], FINEST))
+    assert all(torch.equal(a, b) for a, b in zip(forward.codes[:levels], codes, strict=False))
+
+
+def test_clips_of_a_batch_keep_their_own_prefix(quantizer: HierarchicalQuantizer) -> None:
+    latents, prefix = latents_of(), torch.tensor([1, 2, 3, 4])
+    mixed = quantizer(latents, prefix)
+    for clip, levels in enumerate(prefix.tolist()):
+        alone = quantizer(latents, torch.full((4,), levels))
+        assert torch.equal(mixed.latents[clip], alone.latents[clip])
+    assert torch.equal(quantizer(latents, None).latents, quantizer(latents, torch.full((4,), 4)).latents)
+
+
+def test_losses_of_dropped_levels_do_not_count() -> None:
+    torch.manual_seed(0)
+    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    latents = latents_of()
+    mixed = quantizer(latents, torch.tensor([1, 4, 1, 4]))
+    kept = quantizer(latents[1::2], None)
+    torch.testing.assert_close(mixed.entropy[1:], kept.entropy[1:])
+    torch.testing.assert_close(mixed.commitment[1:], kept.commitment[1:])
+    none = quantizer(latents, torch.ones(4, dtype=torch.int64))
+    assert all(loss == 0 for loss in (*none.entropy[1:], *none.commitment[1:]))
+    assert none.commitment[0] > 0
+
+
+def test_a_code_sees_no_frame_after_the_coarsest_cell_around_it(quantizer: HierarchicalQuantizer) -> None:
+    """Every interpolation in time is nearest. Finer codes follow the coarse ones, so their horizon is the coarsest cell's."""
+    latents = latents_of()
+    changed = latents.clone()
+    changed[:, :, 2:] = latents_of(seed=1)[:, :, 2:]  # the second coarsest cell
+    for before, after in zip(quantizer.encode(latents), quantizer.encode(changed), strict=True):
+        half = before.shape[1] // 2
+        assert torch.equal(before[:, :half], after[:, :half])
+        assert not torch.equal(before[:, half:], after[:, half:])
+    before, after = quantizer(latents).latents, quantizer(changed).latents
+    assert torch.equal(before[:, :, :2], after[:, :, :2])
+
+
+def test_every_level_is_straight_through_to_the_latents() -> None:
+    """The gradient of the sum is the sum of the levels' own: none is cancelled through the residual."""
+    torch.manual_seed(0)
+    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    latents = latents_of().requires_grad_()
+    quantizer(latents).latents.square().sum().backward()
+    assert latents.grad is not None
+    assert latents.grad.abs().sum() > 0
+    for level in quantizer.levels:
+        for name, parameter in level.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_autocast_does_not_change_codes(quantizer: HierarchicalQuantizer) -> None:
+    latents = latents_of()
+    expected = quantizer.encode(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(quantizer.encode(latents), expected, strict=True))
+        assert quantizer(latents).latents.dtype == torch.float32
+
+
+def test_wrong_codes_are_explained(quantizer: HierarchicalQuantizer) -> None:
+    codes = quantizer.encode(latents_of())
+    with pytest.raises(ValueError, match=r"level 1 has the grid \[2, 4, 4\], its indices have \[2, 2, 2\]"):
+        quantizer.decode([codes[0], codes[0]], FINEST)
+    with pytest.raises(ValueError, match="codes of 1 to 4 levels can be decoded, got 0"):
+        quantizer.decode([], FINEST)
