@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo import config
 from hitvideo.data.clips import ClipSource
@@ -26,7 +28,7 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as, needed
-from hitvideo.throughput import mfu
+from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
 from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
@@ -116,9 +118,16 @@ def make_job(
         validate=objective.prefixes,
         export=lambda checkpoint: export(checkpoint, directory, settings),
         tokens_per_row=settings.hierarchy.tokens(settings.video.extent),
-        flops_per_row=0.0,
+        flops_per_row=training_flops_per_clip(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
     )
+
+
+def training_flops_per_clip(settings: VideoTokenizerRun) -> float:
+    """Forward and backward, counted by torch on a pass without data; the backward is twice the forward."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *settings.video.extent))
+    return FORWARD_AND_BACKWARD * float(counter.get_total_flops())
 
 
 def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:

@@ -1,0 +1,55 @@
+# make demo   see it work: train a video tokenizer, tokenize, pretrain on two processes, generate, report (about 15 minutes)
+# make test   every test that this machine can run, and lint;   make test-fast   the quick ones
+# Each sets up .venv/ by itself; it needs Python ≥ 3.11, make and a compiler.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := demo
+OVER ?=# overrides for the demo's programs, as in make demo OVER="train.steps=50"
+
+# DeepSpeed must not build CUDA ops, nor look for a GPU's runtime to do so.
+export DS_BUILD_OPS := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: venv demo test test-fast lint bench clean
+
+venv: $(READY)
+
+# torch first and pinned: any other package's open range would pull gigabytes of CUDA on a CPU machine.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
+	touch $@
+
+test: $(READY) lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+# The whole path, by the commands a user types. Run it again and it goes on where it stopped; `rm -r demo` starts over.
+demo: $(READY)
+	test -d $(DEMO)/shards || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 3000 --seed 1 --objects 1
+	$(BIN)/python -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
+	    data.video_shards=$(DEMO)/shards $(OVER)
+	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
+	    video_tokenizer.weights=$(DEMO)/runs/tiny-tokenizer/weights data.video_shards=$(DEMO)/shards data.out=$(DEMO)/tokens \
+	    task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
+	$(BIN)/torchrun --nproc-per-node 2 -m pretrain yaml_configs/pretrain/tiny.yaml run.root=$(DEMO)/runs \
+	    data.manifest=$(DEMO)/tokens/manifest.json $(OVER)
+	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --prompt "a red circle moves right on a black background"
+	$(BIN)/hitvideo evaluate reconstruction --run $(DEMO)/runs/tiny-tokenizer --video-shards $(DEMO)/shards
+	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2
+	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

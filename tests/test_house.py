@@ -1,0 +1,180 @@
+"""The plan of the house, read from the source with `ast`: floors, walls, doors, no circles, short files, words not used."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PROGRAMS = ("hitvideo", "tokenize_shards", "pretrain")
+LONGEST_FILE = 320
+
+# A module stands on the floor of its longest prefix here, and imports its own floor and below.
+FLOORS = {
+    "tokenize_shards": 4, "pretrain": 4,
+    "hitvideo.cli": 3, "hitvideo.commands": 3, "hitvideo.generate": 3, "hitvideo.evaluate": 3, "hitvideo.report": 3,
+    "hitvideo.data": 2, "hitvideo.parallel": 2, "hitvideo.tracking": 2, "hitvideo.run": 2, "hitvideo.video": 2,
+    "hitvideo.gallery": 2, "hitvideo.inspection": 2,
+    "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence": 1, "hitvideo.text": 1,
+    "hitvideo.throughput": 1, "hitvideo.moving_shapes": 1,
+    "hitvideo.config": 0, "hitvideo.hierarchy": 0, "hitvideo.vocab": 0, "hitvideo.schema": 0,
+}  # fmt: skip
+GROUND_FLOOR = {"pydantic", "yaml", "hitvideo"} | sys.stdlib_module_names
+
+# Neither imports the other's name, at the top or inside a function.
+WALLS = [
+    ("hitvideo.tokenizer", "hitvideo.llm"),
+    ("hitvideo.llm", "hitvideo.tokenizer"),
+    ("hitvideo.llm", "hitvideo.parallel"),
+    ("tokenize_shards", "pretrain"),
+    ("pretrain", "tokenize_shards"),
+]
+
+# The only modules (or packages) that may import a heavy package.
+DOORS = {
+    "deepspeed": ("hitvideo.parallel.engine", "hitvideo.parallel.checkpoint"),
+    "megatron": ("hitvideo.parallel",),
+    "flash_attn": ("hitvideo.ops.attention",),
+    "apex": ("hitvideo.ops.norm",),
+    "mlflow": ("hitvideo.tracking",),
+    "sentencepiece": ("hitvideo.text",),
+    "av": ("hitvideo.video",),
+    "webdataset": ("hitvideo.data",),
+}
+BANNED_WORDS = {"cfg", "ckpt"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    paths = [path for program in PROGRAMS for path in sorted((ROOT / program).rglob("*.py"))]
+    return {module_name(path): ast.parse(path.read_text()) for path in paths}
+
+
+def inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def floor(module: str) -> int:
+    found = [package for package in FLOORS if inside(module, package)]
+    assert found, f"{module} stands on no floor; give it a place in FLOORS"
+    return FLOORS[max(found, key=len)]
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        lazy = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing_only = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+        if not lazy and not typing_only:
+            yield child
+            yield from at_import(child)
+
+
+def imports(module: str, top_level_only: bool = False) -> set[str]:
+    """Names of modules, ours in full: `from hitvideo import config` is hitvideo.config."""
+    found = set()
+    for node in at_import(trees()[module]) if top_level_only else ast.walk(trees()[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import; write the whole name"
+            assert node.module
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = names & trees().keys()
+            found |= modules
+            if len(modules) < len(names):
+                found.add(node.module)
+    return found
+
+
+def ours(names: set[str]) -> set[str]:
+    return names & trees().keys()
+
+
+def test_the_house_is_seen() -> None:
+    """The rules below hold for no tree at all, too; so first: files and imports are found."""
+    assert len(trees()) > 40
+    assert "hitvideo.config" in imports("hitvideo.schema")
+    assert "mlflow" in imports("hitvideo.tracking")
+    assert "mlflow" not in imports("hitvideo.tracking", top_level_only=True)
+
+
+def test_floors() -> None:
+    for module in trees():
+        if module != "hitvideo":
+            for other in ours(imports(module)) - {"hitvideo"}:
+                assert floor(other) <= floor(module), f"{module} (floor {floor(module)}) imports {other} ({floor(other)})"
+
+
+def test_every_floor_entry_exists() -> None:
+    assert FLOORS.keys() <= trees().keys()
+
+
+def test_ground_floor_is_light() -> None:
+    for module in trees():
+        if module != "hitvideo" and floor(module) == 0:
+            roots = {name.partition(".")[0] for name in imports(module, top_level_only=True)}
+            assert roots <= GROUND_FLOOR, f"{module} imports {roots - GROUND_FLOOR}"
+
+
+@pytest.mark.parametrize(("here", "there"), WALLS)
+def test_walls(here: str, there: str) -> None:
+    for module in trees():
+        if inside(module, here):
+            crossing = {name for name in imports(module) if inside(name, there)}
+            assert not crossing, f"{module} imports {crossing}"
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_doors(package: str) -> None:
+    users = {module for module in trees() if any(inside(name, package) for name in imports(module))}
+    assert users, f"nobody imports {package}; take its door out"
+    strangers = {module for module in users if not any(inside(module, door) for door in DOORS[package])}
+    assert not strangers, f"{strangers} import {package}"
+
+
+def test_no_circles() -> None:
+    graph = {module: ours(imports(module, top_level_only=True)) - {module} for module in trees()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_short_files() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for program in PROGRAMS for path in (ROOT / program).rglob("*.py")}
+    long = {str(path.relative_to(ROOT)): lines for path, lines in lengths.items() if lines > LONGEST_FILE}
+    assert not long
+
+
+def identifiers(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            if isinstance(word := getattr(node, field, None), str):
+                yield word
+
+
+def test_banned_words() -> None:
+    for module, tree in trees().items():
+        used = {word for name in identifiers(tree) for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name)}
+        banned = {word for word in used if word.lower() in BANNED_WORDS}
+        assert not banned, f"{module} says {banned}; see the table of words"
+
+
+def test_the_command_line_is_light() -> None:
+    code = "import sys, hitvideo.cli; hitvideo.cli.parser(); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "hitvideo.cli" in loaded
+    assert not loaded & {"torch", "deepspeed", "megatron", "mlflow", "av", "numpy"}
