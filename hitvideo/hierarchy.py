@@ -14,7 +14,7 @@ bits per pixel = Σ num_bits / (dt·dh·dw); compression = 24 / bits per pixel.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -60,7 +60,7 @@ class Level(Section):
     """Frames, pixels and pixels covered by one cell: (dt, dh, dw), powers of two."""
     num_bits: int = Field(gt=0, le=62)
     """Binary channels; the codebook has 2**num_bits entries."""
-    sub_bits: tuple[int, ...] = ()
+    sub_bits: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """How an index is split into sub-codes for the language model, most significant first; empty: one sub-code."""
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from hitvideo.config import ConfigError
 from hitvideo.vocab import BOS, EOS, EOV, EOV_PIECE, PAD, UNK
 
 SMALLEST_VOCABULARY = 5 + 256  # the specials and one piece for every byte
+SPACE_SIGN = "\u2581"  # sentencepiece writes a space so; the same character in a caption goes in as its bytes
 
 
 class TextTokenizer:
@@ -30,6 +31,7 @@ class TextTokenizer:
         found = (self._processor.pad_id(), self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id())
         if found != (PAD, UNK, BOS, EOS) or self._processor.id_to_piece(EOV) != EOV_PIECE:
             raise ConfigError(f"{source}: its control symbols differ from ours; train one with `hitvideo data text-tokenizer`")
+        self._space_sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SIGN.encode()]
 
     @classmethod
     def load(cls, path: Path | str) -> TextTokenizer:
@@ -62,6 +64,7 @@ class TextTokenizer:
                     normalization_rule_name="identity",
                     remove_extra_whitespaces=False,
                     add_dummy_prefix=False,
+                    required_chars=SPACE_SIGN,  # a corpus without a space must not leave it to the bytes
                     split_digits=True,
                     pad_id=PAD,
                     unk_id=UNK,
@@ -86,7 +89,11 @@ class TextTokenizer:
 
     def encode(self, caption: str) -> list[int]:
         """Text ids without BOS and EOS."""
-        return list(self._processor.encode(caption))
+        first, *others = caption.split(SPACE_SIGN)
+        ids = list(self._processor.encode(first))
+        for part in others:
+            ids += [*self._space_sign, *self._processor.encode(part)]
+        return ids
 
     def decode(self, text_ids: list[int]) -> str:
         return str(self._processor.decode(text_ids))

@@ -75,19 +75,25 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
 
 
 def load(path: Path, engine: Engine, fingerprint: str) -> int:
-    """Read a checkpoint of any layout into this one; returns the number of steps behind it."""
+    """Read a checkpoint of any layout into this one; returns the number of steps behind it.
+
+    How a parameter is divided here is the present model's affair: a checkpoint of one process divides nothing.
+    """
     reader = Reader(path)
     found = reader.state["fingerprint"]
     if found != fingerprint:
         raise ConfigError(f"{path} is a checkpoint of other settings or data (fingerprint {found}, ours {fingerprint})")
-    topology = engine.topology
-    name, whole = "", {}
+    topology, shapes = engine.topology, _shapes(engine)
+    name, share = "", {}
     for fragment in fragments(engine, engine.model):
         if fragment.name != name:
-            name = fragment.name
-            whole = {kind: reader.divided(name, kind, topology.tensor, topology.tensor_rank).flatten() for kind in STATES}
+            name, (shape, dim) = fragment.name, shapes[fragment.name]
+            whole = {kind: reader.full(name, kind) for kind in STATES}
+            if list(whole["fp32"].shape) != shape:
+                raise ConfigError(f"{path}: {name} has shape {list(whole['fp32'].shape)}, the run's model has {shape}")
+            share = {k: (w if dim < 0 else w.chunk(topology.tensor, dim)[topology.tensor_rank]) for k, w in whole.items()}
         for kind, view in zip(STATES, fragment.states, strict=True):
-            view.copy_(whole[kind].narrow(0, fragment.offset, view.numel()))
+            view.copy_(share[kind].flatten().narrow(0, fragment.offset, view.numel()))
     for state in adam_states(engine):
         state["step"].fill_(reader.state["adam_step"])
     refresh_weights(engine)
@@ -140,12 +146,6 @@ class Reader:
             assert filled == flat.numel(), f"{self.path}: {filled} of {flat.numel()} elements of {name}"
             parts.append(flat.view(share))
         return parts[0] if dim < 0 else torch.cat(parts, dim)
-
-    def divided(self, name: str, kind: str, tensor: int, tensor_rank: int) -> torch.Tensor:
-        """One tensor-parallel rank's share of `full`."""
-        dim = self.state["parameters"][name][1] if name in self.state["parameters"] else -1
-        whole = self.full(name, kind)
-        return whole if dim < 0 else whole.chunk(tensor, dim)[tensor_rank]
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Every undivided weight: what `weights/` is exported from."""

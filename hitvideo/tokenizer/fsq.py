@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hitvideo.config import ConfigError
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
 
 EPSILON = 1e-3  # widens tanh's range so that the outermost steps can be reached
 
@@ -44,7 +44,7 @@ class FSQ(Quantizer):
         self.register_buffer("basis", (steps.cumprod(0) // steps).view(-1, 1, 1, 1), persistent=False)
 
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents):
             half_range = (self.steps - 1) * (1 + EPSILON) / 2
             shift = torch.atanh(0.5 / half_range)  # an even number of steps has no middle: move zero onto one
             bounded = torch.tanh(latents.float() + shift) * half_range - 0.5  # (B, channels, t, h, w)

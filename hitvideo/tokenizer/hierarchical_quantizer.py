@@ -27,7 +27,7 @@ from hitvideo.hierarchy import Grid, Hierarchy
 from hitvideo.tokenizer.conv import Triple
 from hitvideo.tokenizer.fsq import FSQ
 from hitvideo.tokenizer.lfq import LFQ
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
 
 NORM_EPSILON = 1e-6
 
@@ -60,7 +60,7 @@ class Projection(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.bias is not None
-        with torch.autocast(input.device.type, enabled=False):
+        with full_precision(input):
             return F.conv3d(input.float(), self.weight.float(), self.bias.float())
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
 
 INV_TEMPERATURE = 100.0
 LARGEST_GROUP = 9
@@ -37,7 +37,7 @@ class LFQ(Quantizer):
         self.channels = num_bits
 
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents):
             latents = latents.float()
             signs = torch.where(latents > 0, 1.0, -1.0)  # (B, num_bits, t, h, w)
             indices = signs_to_indices(signs)

@@ -1,0 +1,90 @@
+"""Initial weights: a function of name, seed and full shape, whatever the layout, with the spread the table says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.llm.init import initialize
+from hitvideo.llm.model import LanguageModel
+from hitvideo.schema import LLMSection
+from hitvideo.sequence import SequenceLayout
+from hitvideo.vocab import Vocab
+from tests.worlds import run_ranks
+
+SECTION = LLMSection(layers=3, width=48, heads=4, kv_heads=2, hidden=128, rope_axes=(4, 4, 4), qk_norm=True)
+HIERARCHY = Hierarchy(levels=(Level(down=(2, 2, 2), num_bits=6, sub_bits=(3, 3)), Level(down=(1, 1, 1), num_bits=8)))
+SEED = 5
+
+
+def layout() -> SequenceLayout:
+    return SequenceLayout(Vocab(300, HIERARCHY), HIERARCHY, Grid(2, 2, 2), 6)
+
+
+def dense(seed: int = SEED) -> dict[str, torch.Tensor]:
+    model = LanguageModel(SECTION, layout())
+    initialize(model, SECTION.width, SECTION.layers, seed)
+    return dict(model.state_dict())
+
+
+def divided() -> dict[str, tuple[Any, int]]:
+    """On one rank of two: every parameter's share and the dimension it is divided along."""
+    from hitvideo.parallel.layers import MegatronLayers
+    from hitvideo.parallel.topology import start
+
+    with start(2) as topology:
+        model = LanguageModel(SECTION, layout(), MegatronLayers(2, torch.float32))
+        initialize(model, SECTION.width, SECTION.layers, SEED, topology.tensor_rank, 2)
+        return {name: (p.detach().numpy(), getattr(p, "partition_dim", -1)) for name, p in model.named_parameters()}
+
+
+def test_the_ranks_shares_are_slices_of_the_whole() -> None:
+    whole, (first, second) = dense(), run_ranks(divided, 2)
+    assert first.keys() == second.keys() == whole.keys()
+    split = 0
+    for name, tensor in whole.items():
+        one, other, dim = first[name][0], second[name][0], first[name][1]
+        if one.shape == tuple(tensor.shape):
+            np.testing.assert_array_equal(one, tensor)
+            np.testing.assert_array_equal(other, tensor)
+        else:
+            np.testing.assert_array_equal(np.concatenate([one, other], dim), tensor)
+            split += 1
+    # 7 matrices a block, ids' embedding, text head; outputs 2 + 1 and embedding, up, down of the one condition.
+    assert split == 3 * 7 + 2 + 3 + 3
+
+
+def test_the_spread_is_the_tables() -> None:
+    """σ of N numbers is known to σ/√(2N): five of those; here at least 1,152 numbers, so within 10 %."""
+    plain, residual = 48**-0.5, (2 * 3 * 48) ** -0.5
+    for name, tensor in dense().items():
+        if tensor.ndim == 1:
+            assert (tensor == 1).all(), name
+            continue
+        expected = residual if name.endswith((".out.weight", ".down.weight")) else plain
+        error = 5 * expected / (2 * tensor.numel()) ** 0.5
+        assert tensor.std().item() == pytest.approx(expected, abs=error), name
+        assert abs(tensor.mean().item()) < 5 * expected / tensor.numel() ** 0.5, name
+
+
+def test_every_parameter_differs_and_the_seed_counts() -> None:
+    one, same, other = dense(), dense(), dense(SEED + 1)
+    matrices = [name for name, tensor in one.items() if tensor.ndim > 1]
+    for name in matrices:
+        assert torch.equal(one[name], same[name])
+        assert not torch.equal(one[name], other[name])
+    firsts = {one[name].flatten()[0].item() for name in matrices}
+    assert len(firsts) == len(matrices)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    model = LanguageModel(SECTION, layout())
+    torch.manual_seed(0)
+    initialize(model, SECTION.width, SECTION.layers, SEED)
+    assert torch.equal(torch.rand(3), expected)

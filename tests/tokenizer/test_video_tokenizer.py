@@ -1,0 +1,199 @@
+"""The whole tokenizer: any number of frames, any prefix of levels, files on disk, sizes of the presets, losses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hitvideo import config
+from hitvideo.config import ConfigError
+from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.schema import LossSection, VideoTokenizerSection
+from hitvideo.tokenizer.losses import entropy_weight, reconstruction_losses, sample_prefix
+from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
+
+PARTS = Path(__file__).parents[2] / "yaml_configs" / "parts"
+TINY = config.resolve(PARTS / "hierarchy" / "tiny.yaml")
+HIERARCHY = config.build(Hierarchy, TINY["hierarchy"], "tiny.yaml")
+CLIP = config.build(Clip, TINY["video"], "tiny.yaml")
+SMALL = VideoTokenizerSection(patch=4, channels=(8, 12, 16), blocks=1, latent_channels=6)
+
+
+def video_of(frames: int, batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 3, frames, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture
+def tokenizer() -> VideoTokenizer:
+    torch.manual_seed(0)
+    return VideoTokenizer(SMALL, HIERARCHY).eval()
+
+
+@pytest.mark.parametrize("frames", [1, 5, 8, 17])
+def test_any_number_of_frames(tokenizer: VideoTokenizer, frames: int) -> None:
+    video = video_of(frames)
+    codes = tokenizer.encode(video)
+    grids = HIERARCHY.grids(CLIP.model_copy(update={"frames": frames}).extent)
+    assert [tuple(indices.shape) for indices in codes] == [(2, *grid) for grid in grids]
+    decoded = tokenizer.decode(codes, frames)
+    assert decoded.shape == video.shape
+    assert decoded.abs().max() <= 1
+    with torch.no_grad():
+        assert torch.equal(tokenizer(video).video.clamp(-1, 1), decoded)
+
+
+@pytest.mark.parametrize("quantizer", ["lfq", "fsq"])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_every_prefix_decodes_as_in_training(quantizer: str, levels: int) -> None:
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(SMALL.model_copy(update={"quantizer": quantizer}), HIERARCHY)
+    video = video_of(8)
+    codes = tokenizer.encode(video)
+    assert all(torch.equal(a, b) for a, b in zip(tokenizer.encode(video, levels), codes[:levels], strict=True))
+    with torch.no_grad():
+        reconstruction = tokenizer(video, torch.full((2,), levels))
+    assert torch.equal(reconstruction.video.clamp(-1, 1), tokenizer.decode(codes[:levels], 8))
+
+
+def test_codes_and_video_do_not_depend_on_later_cells(tokenizer: VideoTokenizer) -> None:
+    """Two clips with the same first 8 frames, one coarsest cell: the same codes there, and the same decoded frames."""
+    video, changed = video_of(24), video_of(24)
+    changed[:, :, 8:] = video_of(16, seed=1)
+    before, after = tokenizer.encode(video), tokenizer.encode(changed)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[:, : a.shape[1] // 3], b[:, : b.shape[1] // 3])
+        assert not torch.equal(a, b)
+    assert torch.equal(tokenizer.decode(before, 24)[:, :, :8], tokenizer.decode(after, 24)[:, :, :8])
+
+
+def test_gradients_reach_every_weight(tokenizer: VideoTokenizer) -> None:
+    tokenizer.train()
+    video = video_of(8)
+    reconstruction_losses(tokenizer(video, torch.tensor([4, 2])), video, LossSection(), 0)["loss"].backward()
+    for name, parameter in tokenizer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_bf16_autocast_trains(tokenizer: VideoTokenizer) -> None:
+    tokenizer.train()
+    video = video_of(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = reconstruction_losses(tokenizer(video), video, LossSection(), 0)
+    losses["loss"].backward()
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+
+
+def test_bf16_weights_encode_and_decode(tokenizer: VideoTokenizer) -> None:
+    video = video_of(8)
+    half = tokenizer.bfloat16()
+    assert half.decode(half.encode(video), 8).shape == video.shape
+
+
+def test_wrong_input_is_explained(tokenizer: VideoTokenizer) -> None:
+    with pytest.raises(ConfigError, match="height 24 is not a multiple of 16"):
+        tokenizer.encode(video_of(8)[:, :, :, :24])
+    with pytest.raises(ValueError, match=r"a video is \(B, 3, T, H, W\), got \[2, 8, 32, 32\]"):
+        tokenizer.encode(video_of(8)[:, 0])
+    codes = tokenizer.encode(video_of(8))
+    with pytest.raises(ValueError, match="1 coarsest cells of 8 frames hold 1 to 8 frames, not 9"):
+        tokenizer.decode(codes, 9)
+
+
+def test_saved_and_loaded(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "a", CLIP)
+    loaded, clip = load(tmp_path / "a")
+    assert clip == CLIP
+    assert loaded.section == SMALL
+    assert loaded.hierarchy == HIERARCHY
+    video = video_of(8)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.encode(video), tokenizer.encode(video), strict=True))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+def test_fingerprint_is_of_weights_and_settings(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tokenizer.save(tmp_path / name, CLIP)
+    first = fingerprint(tmp_path / "a")
+    assert len(first) == 16
+    assert fingerprint(tmp_path / "b") == first
+    tokenizer.save(tmp_path / "b", CLIP.model_copy(update={"fps": 4}))
+    assert fingerprint(tmp_path / "b") != first
+    with torch.no_grad():
+        next(tokenizer.parameters()).add_(1)
+    tokenizer.save(tmp_path / "a", CLIP)
+    assert fingerprint(tmp_path / "a") != first
+
+
+def test_bad_files_are_explained(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; give the `weights` directory"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        fingerprint(tmp_path)
+    tokenizer.save(tmp_path, CLIP)
+    weights, settings = tmp_path / WEIGHTS_FILE, tmp_path / CONFIG_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="damaged"):
+        load(tmp_path)
+    weights.write_bytes(whole)
+    save_file(load_file(weights), weights)
+    with pytest.raises(ConfigError, match="holds no video tokenizer"):
+        load(tmp_path)
+    weights.write_bytes(whole)
+    settings.write_text(settings.read_text().replace("fps: 8.0", "fps: 4.0"))
+    with pytest.raises(ConfigError, match="not saved with the settings"):
+        load(tmp_path)
+    settings.write_text("video: 1\n")
+    with pytest.raises(ConfigError, match="hierarchy"):
+        load(tmp_path)
+
+
+def test_entropy_weight_falls_linearly() -> None:
+    section = LossSection(entropy=0.1, entropy_boost=3, entropy_anneal_steps=100)
+    assert [round(entropy_weight(section, step), 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
+    assert entropy_weight(section.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
+
+
+def test_loss_is_the_weighted_sum(tokenizer: VideoTokenizer) -> None:
+    tokenizer.train()
+    section = LossSection(l1=1, l2=2, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
+    video = video_of(8)
+    reconstruction = tokenizer(video)
+    parts = reconstruction_losses(reconstruction, video, section, 0)
+    expected = parts["l1"] + 2 * parts["l2"] + 0.1 * parts["entropy"] + 0.25 * parts["commitment"]
+    torch.testing.assert_close(parts["loss"], expected)
+    torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
+    torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
+
+
+def test_sample_prefix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert sample_prefix(100, 4, 0.0, generator).eq(4).all()
+    counts = torch.bincount(sample_prefix(40_000, 4, 0.5, generator), minlength=5) / 40_000
+    torch.testing.assert_close(counts, torch.tensor([0, 0.125, 0.125, 0.125, 0.625]), rtol=0, atol=0.01)
+    again = [sample_prefix(8, 4, 1.0, torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_tiny_preset_has_its_size() -> None:
+    """A golden number: whoever changes it makes saved weights unreadable."""
+    section = config.build(
+        VideoTokenizerSection, config.resolve(PARTS / "video_tokenizer" / "tiny.yaml")["video_tokenizer"], "tiny.yaml"
+    )
+    tokenizer = VideoTokenizer(section, HIERARCHY)
+    assert sum(parameter.numel() for parameter in tokenizer.parameters()) == 250_756
+    assert [indices.shape[1:].numel() for indices in tokenizer.encode(video_of(8))] == [4, 16, 32, 128]
+
+
+def test_paper_preset_has_the_paper_s_grids() -> None:
+    """64×256×256 through a full-size network on the meta device: shapes alone, no memory."""
+    paper = config.resolve(PARTS / "hierarchy" / "paper_4level.yaml")
+    section = VideoTokenizerSection(channels=(64, 128, 256, 256, 512), blocks=2, latent_channels=32)
+    with torch.device("meta"):
+        tokenizer = VideoTokenizer(section, config.build(Hierarchy, paper["hierarchy"], "paper_4level.yaml"))
+        codes = tokenizer.encode(torch.empty(1, 3, 64, 256, 256))
+        assert [tuple(indices.shape[1:]) for indices in codes] == [(1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16)]
+        assert tokenizer.decode(codes, 64).shape == (1, 3, 64, 256, 256)
