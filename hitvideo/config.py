@@ -155,6 +155,13 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
+def needed(value: str | None, key: str) -> str:
+    """A setting without which the program cannot start."""
+    if not value:
+        raise ConfigError(f"'{key}' is not set; set it in the file or give {key}=PATH")
+    return value
+
+
 def to_yaml(config: BaseModel) -> str:
     """The resolved YAML: reading it back gives an equal model."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)

@@ -131,9 +131,9 @@ class ClipDataSection(Section):
     video_shards: str | None = None
     """A folder of video shards, or a glob of .tar files."""
     validation_clips: Positive = 32
-    """Held out of training: the clips whose keys hash lowest."""
+    """Held out of training: the last clips of the last shards (whole sources, where shards keep them together)."""
     workers: int = Field(0, ge=0)
-    """Decoding processes; 0 decodes in a thread of the training process."""
+    """Decoding threads beside the training one; 0 and 1 are the same."""
 
 
 class TokenizeDataSection(Section):
@@ -151,7 +151,7 @@ class TokenDataSection(Section):
     manifest: str | None = None
     """manifest.json of a finished tokenization."""
     validation_samples: int = Field(64, ge=0)
-    """Held out of training: the samples whose keys hash lowest."""
+    """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
     caption_dropout: Fraction = 0.1
     """Share of captions replaced by the empty one: what guidance needs."""
     block: Positive = 256
@@ -316,10 +316,3 @@ def load_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -
     if not isinstance(run, kind):
         raise ConfigError(f"{path} is a run of another program; start it with: python -m {COMMANDS[run.program]} {path}")
     return run
-
-
-def needed(value: str | None, key: str) -> str:
-    """A setting without which the program cannot start."""
-    if not value:
-        raise ConfigError(f"'{key}' is not set; set it in the file or give {key}=PATH")
-    return value

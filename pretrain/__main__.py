@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from hitvideo import config
-from hitvideo.config import ConfigError
+from hitvideo.config import ConfigError, needed
 from hitvideo.data.loader import Batches, TokenSource, split
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.llm.init import initialize
@@ -29,7 +29,7 @@ from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import DTYPES, Engine
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, guarded
-from hitvideo.schema import PretrainRun, load_as, needed
+from hitvideo.schema import PretrainRun, load_as
 from hitvideo.text import TextTokenizer
 from hitvideo.throughput import make_layout, mfu, training_flops_per_row
 from hitvideo.tracking import Tracker

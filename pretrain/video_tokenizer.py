@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo import config
+from hitvideo.config import needed
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import Batches, split
 from hitvideo.data.video_shards import list_shards
@@ -27,7 +28,7 @@ from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, guarded
-from hitvideo.schema import VideoTokenizerRun, load_as, needed
+from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
 from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
@@ -111,7 +112,7 @@ def make_job(
         tracker=tracker,
         train=settings.train,
         checkpoint=settings.checkpoint,
-        fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video),
+        fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video, source.digest),
         batches=batches(samples=training),
         losses=losses,
         validation=batches(samples=held_out) if settings.train.validation_batches and held_out else None,

@@ -5,6 +5,5 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import hitvideo.parallel.checkpoint
-import hitvideo.parallel.layers
+import hitvideo.parallel.layers  # noqa: F401
 import pretrain.__main__  # noqa: F401

@@ -30,12 +30,17 @@ def make_token_shards(out: Path, shards: int = 2, per_shard: int = 40, hierarchy
     for shard in range(shards):
         samples = []
         for number in range(per_shard):
-            codes = [np.sort(rng.integers(0, 1 << level.num_bits, grid)) for level, grid in zip(hierarchy.levels, grids)]
+            shapes = zip(hierarchy.levels, grids, strict=True)
+            codes = [np.sort(rng.integers(0, 1 << level.num_bits, grid)) for level, grid in shapes]
             colour = ("red", "green", "blue")[number % 3]
             samples.append(TokenSample(f"{shard}-{number:04d}", codes, f"a {colour} thing, number {number % 7}", {}))
         stem = f"{shard:06d}"
         receipt = {"stem": stem, "samples_in": per_shard, "samples_out": per_shard, "rejected": 0}
         assert commit(out, stem, samples, receipt, "test")
         receipts.append(json.loads(shard_paths(out, stem)[2].read_text()))
-    description = {"grids": [list(grid) for grid in grids], "video_tokenizer": {"fingerprint": "made-up", "weights": ""}}
+    description = {
+        "hierarchy": hierarchy.model_dump(mode="json"),
+        "grids": [list(grid) for grid in grids],
+        "video_tokenizer": {"fingerprint": "made-up", "weights": ""},
+    }
     return write_manifest(out, receipts, description)

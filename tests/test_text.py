@@ -33,7 +33,8 @@ def round_trip(text: TextTokenizer, caption: str) -> None:
     [
         "", "a red circle moves up", "Zürich — 東京 🎬", "two  spaces,   three", " leading", "trailing ", "  both  ",
         " ", "   ", "a\nb", "\n", "a\tb", "a\r\nb", "👩‍👩‍👧‍👦🏳️‍🌈", "e\u0301 is not é", "ﬁ ligature Ａ", "\u00a0nbsp\u3000wide",
-        "١٢٣ 1234567890", "\x00", "a\x00b", "\x01\x02\x1f\x7f", "\u200b\u200e\ufeff", "\ufffd", "\U0010ffff", "<0x41>", "a <0x0A> b",
+        "١٢٣ 1234567890", "\x00", "a\x00b", "\x01\x02\x1f\x7f", "\u200b\u200e\ufeff", "\ufffd", "\U0010ffff", "<0x41>",
+        "a <0x0A> b",
     ],
 )  # fmt: skip
 def test_captions_survive(text: TextTokenizer, caption: str) -> None:

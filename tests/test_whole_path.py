@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,10 @@ FEW = {
 def test_readme_commands_turn_real_clips_into_a_generated_video(clips: Path, tmp_path: Path) -> None:
     block = re.search(r"<!-- real-clips.*?```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block
-    script = block[1].replace("SRC", str(clips / "MANIFEST.tsv")).replace("work/", f"{tmp_path}/").replace("\\\n", "")
+    script = re.sub(r"(?<=[ =])work/", f"{tmp_path}/", block[1]).replace("\\\n", "")
+    script = script.replace("SRC", str(clips / "MANIFEST.tsv"))
     lines = [line + next((few for part, few in FEW.items() if part in line), "") for line in script.splitlines()]
-    environment = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-ec", "\n".join(lines)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hitvideo.config import ConfigError
+from hitvideo.config import ConfigError, needed
 from hitvideo.data.token_shards import locked, shard_paths, write_manifest
 from hitvideo.data.video_shards import list_shards, scan
 from hitvideo.run import EXIT_DONE, guarded
-from hitvideo.schema import TaskSection, TokenizeRun, load_as, needed
+from hitvideo.schema import TaskSection, TokenizeRun, load_as
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from tokenize_shards.job import Encoder, remove_leftovers, tokenize_shard
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from hitvideo import config
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
 from hitvideo.schema import LimitsSection
@@ -22,6 +23,8 @@ class ClipSource:
         self._members: list[tuple[Path, VideoMember]] = [
             (shard, member) for shard in shards for member in scan(shard).samples
         ]
+
+        self.digest = config.fingerprint({shard.name: shard.stat().st_size for shard in shards})
 
     def __len__(self) -> int:
         return len(self._members)

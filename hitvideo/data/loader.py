@@ -46,11 +46,13 @@ class TokenSource:
     def __init__(
         self, dataset: TokenDataset, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
     ) -> None:
-        found = [tuple(grid) for grid in dataset.manifest["grids"]]
-        if found != [tuple(grid) for grid in layout.grids]:
+        bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
+        found = [(tuple(grid), b) for grid, b in zip(dataset.manifest["grids"], bits, strict=True)]
+        wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.blocks, strict=True)]
+        if found != wanted:
             raise ConfigError(
-                f"data.manifest {dataset.path} holds grids {found}, the run's hierarchy and video give "
-                f"{[tuple(grid) for grid in layout.grids]}; use the hierarchy the video tokenizer was trained with"
+                f"data.manifest {dataset.path} holds levels of (grid, bits) {found}, the run's hierarchy and video give "
+                f"{wanted}; use the hierarchy the video tokenizer was trained with"
             )
         if text.size > layout.vocab.text_size:
             raise ConfigError(f"text.vocab_size {layout.vocab.text_size} is below the text tokenizer's {text.size} pieces")

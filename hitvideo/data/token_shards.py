@@ -181,7 +181,7 @@ class TokenDataset:
         path = shard_paths(self.path.parent, receipt["stem"])[1]
         try:
             index: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ShardError(f"{path}: cannot read the index: {error}") from error
         if index.dtype != INDEX_DTYPE or len(index) != receipt["samples_out"]:
             raise ShardError(f"{path}: {len(index)} samples, the receipt says {receipt['samples_out']}")
@@ -198,7 +198,10 @@ class TokenDataset:
         shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
         entry = self._index[sample]
         if shard not in self._handles:
-            self._handles[shard] = os.open(self._tars[shard], os.O_RDONLY)
+            try:
+                self._handles[shard] = os.open(self._tars[shard], os.O_RDONLY)
+            except OSError as error:
+                raise ShardError(f"{self._tars[shard]}: cannot be opened: {error}") from error
         record = os.pread(self._handles[shard], int(entry["length"]), int(entry["offset"]))
         if zlib.crc32(record) != entry["crc32"]:
             number = sample - self._starts[shard]

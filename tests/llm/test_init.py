@@ -42,6 +42,7 @@ def divided() -> dict[str, tuple[Any, int]]:
         return {name: (p.detach().numpy(), getattr(p, "partition_dim", -1)) for name, p in model.named_parameters()}
 
 
+@pytest.mark.slow  # the fork server imports torch, DeepSpeed and Megatron once
 def test_the_ranks_shares_are_slices_of_the_whole() -> None:
     whole, (first, second) = dense(), run_ranks(divided, 2)
     assert first.keys() == second.keys() == whole.keys()

@@ -1,0 +1,211 @@
+"""The same global batches for any number of ranks and threads, from any step on, whatever is damaged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+import torch
+
+from hitvideo import config
+from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
+from hitvideo.data.loader import Batches, TokenSource, split
+from hitvideo.data.token_shards import TokenDataset, shard_paths
+from hitvideo.hierarchy import Hierarchy
+from hitvideo.sequence import SequenceLayout
+from hitvideo.text import TextTokenizer
+from hitvideo.vocab import BOS, EOS, Vocab
+from tests.samples import make_token_shards, tiny_hierarchy
+
+GLOBAL, STEPS = 16, 12
+
+
+class Numbers:
+    """A source whose row says which sample it is and at which position it was asked for."""
+
+    def __init__(self, size: int, damaged: tuple[int, ...] = ()) -> None:
+        self.size = size
+        self.damaged = damaged
+
+    def __len__(self) -> int:
+        return self.size
+
+    def tensor(self, index: int, position: int) -> torch.Tensor:
+        if index in self.damaged:
+            raise ShardError(f"sample {index} is damaged")
+        return torch.tensor([index, position])
+
+
+AnySource: TypeAlias = Numbers | TokenSource
+
+
+def make(source: AnySource, rank: int = 0, ranks: int = 1, micro: int = 4, threads: int = 1, seed: int = 1) -> Batches:
+    return Batches(
+        source, range(len(source)), global_batch=GLOBAL, micro_batch=micro, data_rank=rank, data_ranks=ranks,
+        seed=seed, block=8, threads=threads,
+    )  # fmt: skip
+
+
+def global_batch(loaders: list[Batches], step: int) -> torch.Tensor:
+    """The step's rows in the order of their places: micro-batch by micro-batch, rank by rank."""
+    per_rank = [loader(step) for loader in loaders]
+    return torch.cat([rows for micro in zip(*per_rank, strict=True) for rows in micro])
+
+
+def all_batches(source: AnySource, ranks: int = 1, micro: int = 4, threads: int = 1) -> torch.Tensor:
+    loaders = [make(source, rank, ranks, micro, threads) for rank in range(ranks)]
+    found = torch.stack([global_batch(loaders, step) for step in range(STEPS)])
+    for loader in loaders:
+        loader.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_token_shards(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture
+def make_source(manifest: Path) -> Callable[..., TokenSource]:
+    hierarchy, clip = tiny_hierarchy()
+    layout = SequenceLayout(Vocab(512, hierarchy), hierarchy, clip.extent, 24)
+    text = TextTokenizer.train([sample.caption for sample in TokenDataset(manifest)], 512)
+
+    def make_it(dropout: float = 0.1, seed: int = 3, path: Path = manifest) -> TokenSource:
+        return TokenSource(TokenDataset(path), layout, text, seed, dropout)
+
+    return make_it
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 4), (1, 16), (1, 1), (2, 4), (2, 2), (4, 4), (4, 1)])
+def test_ranks_and_threads_change_nothing(
+    make_source: Callable[..., TokenSource], ranks: int, micro: int, threads: int
+) -> None:
+    assert torch.equal(all_batches(make_source(), ranks, micro, threads), all_batches(make_source()))
+
+
+def test_step_s_consumes_its_own_positions() -> None:
+    positions = all_batches(Numbers(50))[..., 1]
+    assert positions.tolist() == np.arange(STEPS * GLOBAL).reshape(STEPS, GLOBAL).tolist()
+
+
+def test_every_epoch_sees_every_sample() -> None:
+    indices = all_batches(Numbers(48))[..., 0].flatten()
+    for start in range(0, STEPS * GLOBAL, 48):
+        assert sorted(indices[start : start + 48].tolist()) == list(range(48))
+
+
+@pytest.mark.parametrize("first", range(0, STEPS, 3))
+def test_resuming_at_any_step(first: int) -> None:
+    whole = all_batches(Numbers(50))
+    resumed = [make(Numbers(50), rank, ranks=2) for rank in range(2)]  # on another number of ranks
+    for step in range(first, STEPS):
+        assert torch.equal(global_batch(resumed, step), whole[step])
+
+
+def test_seeds_differ() -> None:
+    one, other = (make(Numbers(1000), seed=seed)(0)[0] for seed in (1, 2))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_damaged_sample_is_replaced_by_the_next(threads: int, caplog: pytest.LogCaptureFixture) -> None:
+    damaged = (7, 20, 21, 49)  # two in a row; the last one, whose next is the first
+    expected = all_batches(Numbers(50))
+    for index, substitute in ((7, 8), (20, 22), (21, 22), (49, 0)):
+        expected[..., 0][expected[..., 0] == index] = substitute
+    with caplog.at_level(logging.WARNING):
+        found = all_batches(Numbers(50, damaged), threads=threads)
+    assert torch.equal(found, expected)
+    assert "replaced a damaged sample: sample 20 is damaged" in caplog.text
+
+
+def test_replaced_samples_are_counted() -> None:
+    loader = make(Numbers(48, (7, 20)))
+    for step in range(3):  # one epoch
+        loader(step)
+    assert loader.replaced >= 2  # rows are made ahead: those of the next steps may count already
+
+
+def test_too_many_damaged_samples_are_an_error() -> None:
+    with pytest.raises(ShardError, match="16 damaged samples in a row, the first: sample"):
+        make(Numbers(50, tuple(range(50))))(0)
+
+
+def test_a_damaged_token_shard(tmp_path: Path, make_source: Callable[..., TokenSource]) -> None:
+    path = make_token_shards(tmp_path)
+    whole = all_batches(make_source(path=path))
+    tar, index, _ = shard_paths(tmp_path, "000000")
+    content = bytearray(tar.read_bytes())
+    content[int(np.load(index)[11]["offset"]) + 600] ^= 255
+    tar.write_bytes(content)
+    source = make_source(path=path)
+    changed = (all_batches(source) != whole).flatten(2).any(-1)  # (steps, places)
+    hit = all_batches(Numbers(len(source)))[..., 0] == 11
+    assert hit.any()
+    assert torch.equal(changed, hit)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
+def test_caption_dropout(make_source: Callable[..., TokenSource], dropout: float) -> None:
+    source = make_source(dropout)
+    empty = np.array([int(source.tensor(5, position)[1, 0]) == EOS for position in range(2000)])
+    # Standard error √(p (1 - p) / 2000), at most 0.011; four of them.
+    assert empty.mean() == pytest.approx(dropout, abs=4 * (dropout * (1 - dropout) / 2000) ** 0.5)
+    again = make_source(dropout)
+    assert [int(again.tensor(6, position)[1, 0]) == EOS for position in range(200)] == empty[:200].tolist()
+    if 0 < dropout < 1:
+        other = make_source(dropout, seed=4)
+        assert [int(other.tensor(5, position)[1, 0]) == EOS for position in range(200)] != empty[:200].tolist()
+
+
+def test_a_row_is_its_samples(make_source: Callable[..., TokenSource]) -> None:
+    source = make_source(0.0)
+    sample, row = source.dataset[9], source.tensor(9, 0)
+    caption = row[: source.layout.window, 0].tolist()
+    assert caption[0] == BOS
+    assert source.text.decode(caption[1 : caption.index(EOS)]) == sample.caption
+    for found, expected in zip(source.layout.split(row.numpy()), sample.codes, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_another_hierarchys_shards_are_refused(manifest: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    other = Hierarchy(levels=hierarchy.levels[:2])
+    layout = SequenceLayout(Vocab(512, other), other, clip.extent, 24)
+    text = TextTokenizer.train(["a"], 512)
+    with pytest.raises(ConfigError, match=r"holds grids .*, the run's hierarchy and video give"):
+        TokenSource(TokenDataset(manifest), layout, text, 0, 0.1)
+    small = SequenceLayout(Vocab(100, hierarchy), hierarchy, clip.extent, 24)
+    with pytest.raises(ConfigError, match=r"text\.vocab_size 100 is below the text tokenizer's \d+ pieces"):
+        TokenSource(TokenDataset(manifest), small, text, 0, 0.1)
+
+
+def test_more_bits_than_the_hierarchy_are_refused(manifest: Path) -> None:
+    """The grids agree, the codebooks do not: the ids would be another level's."""
+    hierarchy, clip = tiny_hierarchy()
+    content = hierarchy.model_dump()
+    for level in content["levels"]:
+        level["num_bits"] = 5
+    smaller = config.build(Hierarchy, content, "test")
+    layout = SequenceLayout(Vocab(512, smaller), smaller, clip.extent, 24)
+    source = TokenSource(TokenDataset(manifest), layout, TextTokenizer.train(["a"], 512), 0, 0.1)
+    with pytest.raises(ValueError, match="holds indices below 32"):
+        source.tensor(0, 0)
+
+
+def test_split() -> None:
+    assert split(100, 10) == (range(90), range(90, 100))
+    assert split(10, 64) == (range(5), range(5, 10))
+    assert split(5, 0) == (range(5), range(5, 5))
+
+
+def test_no_samples() -> None:
+    with pytest.raises(ConfigError, match="no samples to draw from: the dataset has 0"):
+        make(Numbers(0))

@@ -1,0 +1,218 @@
+"""Token shards: the same bytes every time, read by webdataset itself, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
+from hitvideo.data.token_shards import (
+    TokenDataset,
+    TokenSample,
+    commit,
+    pack_codes,
+    parse_sample,
+    sha256,
+    shard_paths,
+    unpack_codes,
+    write_manifest,
+    write_shard,
+)
+from tests.samples import make_token_shards
+
+GRIDS = [(1, 2, 2), (2, 4, 4)]
+
+
+def make_sample(number: int, high: int = 512) -> TokenSample:
+    rng = np.random.default_rng(number)
+    codes = [rng.integers(0, high, grid) for grid in GRIDS]
+    return TokenSample(f"k{number:03d}", codes, f"Zürich 東京 {number}" + "x" * number * 40, {"fps": 8.0, "source": "s"})
+
+
+def assert_equal(one: TokenSample, other: TokenSample) -> None:
+    assert (one.key, one.caption, one.metadata) == (other.key, other.caption, other.metadata)
+    for mine, theirs in zip(one.codes, other.codes, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def receipt(count: int, stem: str = "000000") -> dict[str, object]:
+    return {"stem": stem, "samples_in": count, "samples_out": count, "rejected": 0}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    samples = [make_sample(k) for k in range(20)]
+    one = write_shard(tmp_path / "a.tar", samples)
+    other = write_shard(tmp_path / "b.tar", samples[::-1])  # whatever their order
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    np.testing.assert_array_equal(one, other)
+
+
+def test_webdataset_reads_it(tmp_path: Path) -> None:
+    samples = [make_sample(k) for k in range(12)]
+    write_shard(tmp_path / "a.tar", samples)
+    found = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    for item, expected in zip(found, samples, strict=True):
+        description = json.loads(item["json"])
+        flat = np.load(io.BytesIO(item["codes.npy"]))
+        codes = unpack_codes(flat, description["grids"])
+        assert_equal(TokenSample(item["__key__"], codes, description["caption"], {"fps": 8.0, "source": "s"}), expected)
+
+
+def test_the_index_finds_every_sample(tmp_path: Path) -> None:
+    samples = [make_sample(k) for k in range(30)]
+    index = write_shard(tmp_path / "a.tar", samples)
+    content = (tmp_path / "a.tar").read_bytes()
+    for entry, expected in zip(index, samples, strict=True):
+        assert_equal(parse_sample(content[entry["offset"] : entry["offset"] + entry["length"]]), expected)
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    """A video shard of which every clip was rejected."""
+    assert commit(tmp_path, "000000", [], receipt(0), "x")
+    write_manifest(tmp_path, [json.loads(shard_paths(tmp_path, "000000")[2].read_text())], {})
+    assert len(TokenDataset(tmp_path / "manifest.json")) == 0
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(0, "uint16"), (65535, "uint16"), (65536, "uint32"), (2**18 - 1, "uint32")])
+def test_the_smallest_dtype_that_holds_them(largest: int, dtype: str) -> None:
+    codes = [np.zeros((1, 2, 2), np.int64), np.full((2, 2, 2), largest)]
+    flat = pack_codes(codes)
+    assert flat.dtype == dtype
+    for found, expected in zip(unpack_codes(flat, [(1, 2, 2), (2, 2, 2)]), codes, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_codes_that_do_not_fill_the_grids() -> None:
+    with pytest.raises(ShardError, match="11 indices do not fill the grids"):
+        unpack_codes(np.zeros(11, np.uint16), [(1, 2, 2), (2, 2, 2)])
+
+
+def test_the_first_commit_wins(tmp_path: Path) -> None:
+    assert commit(tmp_path, "000000", [make_sample(1)], receipt(1), "first")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert not commit(tmp_path, "000000", [make_sample(2), make_sample(3)], receipt(2), "second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert names(tmp_path) == {"000000.tar", "000000.index.npy", "000000.receipt.json"}  # nothing temporary is left
+    tar, index, path = shard_paths(tmp_path, "000000")
+    found = json.loads(path.read_text())
+    assert (found["tar_sha256"], found["index_sha256"]) == (sha256(tar), sha256(index))
+
+
+def test_a_failing_commit_leaves_nothing(tmp_path: Path) -> None:
+    broken = TokenSample("k", [np.zeros((1, 1, 1), int)], "caption", {"not": object()})
+    with pytest.raises(TypeError):
+        commit(tmp_path, "000000", [make_sample(1), broken], receipt(2), "x")
+    assert names(tmp_path) == set()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return make_token_shards(tmp_path / "tokens", shards=2, per_shard=5)
+
+
+def damaged(manifest: Path) -> list[int]:
+    """Numbers of the samples that are refused, each under its own name."""
+    data = TokenDataset(manifest)
+    complaints = {}
+    for number in range(len(data)):
+        try:
+            data[number]
+        except ShardError as error:
+            complaints[number] = str(error)
+    for number, complaint in complaints.items():
+        assert f"{number // 5:06d}.tar: sample {number % 5} is damaged" in complaint
+    return list(complaints)
+
+
+def test_random_access(dataset: Path) -> None:
+    data = TokenDataset(dataset)
+    assert len(data) == 10
+    assert [sample.key for sample in data] == [f"{shard}-{number:04d}" for shard in range(2) for number in range(5)]
+    assert data[7].key == "1-0002"
+    assert damaged(dataset) == []
+
+
+def test_any_flipped_byte_is_seen(dataset: Path) -> None:
+    """In the payload, a header or a caption: of that sample, and of no other."""
+    tar, index_path, _ = shard_paths(dataset.parent, "000001")
+    whole, index = tar.read_bytes(), np.load(index_path)
+    for number in range(5):
+        start, length = int(index[number]["offset"]), int(index[number]["length"])
+        for place in (0, 130, 512, 700, length - 1):
+            changed = bytearray(whole)
+            changed[start + place] ^= 1
+            tar.write_bytes(changed)
+            assert damaged(dataset) == [5 + number]
+
+
+def test_a_tar_cut_at_a_members_border_loses_samples_but_not_silently(dataset: Path) -> None:
+    tar, index_path, _ = shard_paths(dataset.parent, "000000")
+    border = int(np.load(index_path)[3]["offset"])
+    tar.write_bytes(tar.read_bytes()[:border])
+    assert damaged(dataset) == [3, 4]
+    tar.write_bytes(b"")
+    assert damaged(dataset) == [0, 1, 2, 3, 4]
+
+
+def test_a_missing_tar_and_index_are_named(dataset: Path) -> None:
+    tar, index, _ = shard_paths(dataset.parent, "000000")
+    tar.unlink()
+    with pytest.raises((ShardError, OSError), match=r"000000\.tar"):
+        TokenDataset(dataset)[0]
+    short = np.load(index)[:-1]
+    np.save(index, short)
+    with pytest.raises(ShardError, match=r"000000\.index\.npy: 4 samples, the receipt says 5"):
+        TokenDataset(dataset)
+    for content in (b"", b"junk", b"\x93NUMPY"):
+        index.write_bytes(content)
+        with pytest.raises(ShardError, match=r"000000\.index\.npy: cannot read the index"):
+            TokenDataset(dataset)
+    index.unlink()
+    with pytest.raises(ShardError, match="cannot read the index"):
+        TokenDataset(dataset)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"digest": "x"}', '{"digest": "x", "shards": [1]}', "3", "\x00"])
+def test_a_file_that_is_no_manifest(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"manifest\.json: not a manifest of tokenize_shards"):
+        TokenDataset(tmp_path / "manifest.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        TokenDataset(tmp_path / "none.json")
+
+
+def test_the_digest_follows_the_content(tmp_path: Path) -> None:
+    def digest(folder: str, *samples: TokenSample) -> str:
+        out = tmp_path / folder
+        out.mkdir()
+        commit(out, "000000", samples, receipt(len(samples)), "x")
+        manifest = write_manifest(out, [json.loads(shard_paths(out, "000000")[2].read_text())], {})
+        return TokenDataset(manifest).digest
+
+    one, two = make_sample(1), make_sample(2)
+    changed = TokenSample(two.key, [two.codes[0], two.codes[1] ^ np.eye(4, dtype=int)[None]], two.caption, two.metadata)
+    found = [digest("a", one, two), digest("b", two, one), digest("c", one), digest("d", one, changed)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_the_manifest_is_a_function_of_the_receipts(tmp_path: Path) -> None:
+    receipts = [
+        {**receipt(count, stem), "tar_sha256": stem * 2, "index_sha256": stem * 3}
+        for count, stem in ((3, "000000"), (4, "000001"), (5, "000002"))
+    ]
+    first = write_manifest(tmp_path, receipts, {"grids": [[1, 2, 2]]}).read_bytes()
+    assert write_manifest(tmp_path, receipts[::-1], {"grids": [[1, 2, 2]]}).read_bytes() == first
+    manifest = json.loads(first)
+    assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (12, 12, 0)
+    assert names(tmp_path) == {"manifest.json"}

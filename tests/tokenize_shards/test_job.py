@@ -1,0 +1,307 @@
+"""The offline job: nothing lost, nothing twice, the same bytes however often it is killed or into how many tasks it is cut."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hitvideo import config
+from hitvideo.config import ConfigError
+from hitvideo.data.pack import write_moving_shapes
+from hitvideo.data.token_shards import TokenDataset, sha256
+from hitvideo.data.video_shards import list_shards, read, scan
+from hitvideo.inspection import verify
+from hitvideo.schema import LimitsSection, VideoTokenizerSection
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer, fingerprint, load
+from hitvideo.video import decode_clip, encode_mp4, to_unit
+from tests.conftest import ROOT
+from tests.samples import tiny_hierarchy
+from tokenize_shards.__main__ import main
+
+TINY = str(ROOT / "yaml_configs/tokenize_shards/tiny.yaml")
+CLIPS, PER_SHARD = 14, 4
+
+
+def save_tokenizer(out: Path, seed: int) -> Path:
+    """Untrained: its codes are as good as any for bookkeeping."""
+    hierarchy, clip = tiny_hierarchy()
+    part = config.resolve(ROOT / "yaml_configs/parts/video_tokenizer/tiny.yaml")["video_tokenizer"]
+    torch.manual_seed(seed)
+    VideoTokenizer(VideoTokenizerSection(**{**part, "channels": (8, 12, 16)}), hierarchy).eval().save(out, clip)
+    return out
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("weights"), 0)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("videos")
+    write_moving_shapes(out, CLIPS, 0, tiny_hierarchy()[1], "mixed", PER_SHARD)
+    return out
+
+
+def words(weights: Path, videos: Path, out: Path, *more: str) -> list[str]:
+    return [TINY, f"video_tokenizer.weights={weights}", f"data.video_shards={videos}", f"data.out={out}", *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(weights: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tokens")
+    assert main(words(weights, videos, out)) == 0
+    return out
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if not path.name.startswith(".")}
+
+
+def receipt_of(out: Path, stem: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / f"{stem}.receipt.json").read_text())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ what it writes
+
+
+def test_every_file_is_there(undisturbed: Path) -> None:
+    stems = [f"{number:06d}" for number in range(4)]
+    expected = {f"{stem}.{kind}" for stem in stems for kind in ("tar", "index.npy", "receipt.json")} | {"manifest.json"}
+    assert content(undisturbed).keys() == expected
+    assert verify(undisturbed / "manifest.json") == []
+
+
+def test_codes_are_the_tokenizers(undisturbed: Path, weights: Path, videos: Path) -> None:
+    """Against decoding and encoding every clip by itself, batch of one."""
+    tokenizer, clip = load(weights)
+    samples = [read(shard, member) for shard in list_shards(str(videos)) for member in scan(shard).samples]
+    found = list(TokenDataset(undisturbed / "manifest.json"))
+    assert [sample.key for sample in found] == [sample.key for sample in samples]
+    for sample, tokens in zip(samples, found, strict=True):
+        video = torch.from_numpy(to_unit(decode_clip(sample.video, clip, LimitsSection())))[None]
+        for mine, theirs in zip(tokens.codes, tokenizer.encode(video), strict=True):
+            np.testing.assert_array_equal(mine, theirs[0].numpy())
+        assert tokens.caption == sample.caption
+        assert tokens.metadata == {"fps": 8.0, "source": "moving_shapes"}
+
+
+def test_the_manifest(undisturbed: Path, weights: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (CLIPS, CLIPS, 0)
+    assert manifest["grids"] == [list(grid) for grid in hierarchy.grids(clip.extent)]
+    assert manifest["hierarchy"] == hierarchy.model_dump(mode="json")
+    assert manifest["video"] == clip.model_dump(mode="json")
+    assert manifest["video_tokenizer"] == {"fingerprint": fingerprint(weights), "weights": str(weights.resolve())}
+    assert [shard["samples_out"] for shard in manifest["shards"]] == [4, 4, 4, 2]
+    for shard in manifest["shards"]:
+        assert shard == receipt_of(undisturbed, shard["stem"])
+        assert shard["tar_sha256"] == sha256(undisturbed / f"{shard['stem']}.tar")
+        assert shard["index_sha256"] == sha256(undisturbed / f"{shard['stem']}.index.npy")
+
+
+# ------------------------------------------------------------------------------------------------ what is damaged
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def test_corrupt_clips_are_rejected_by_name(weights: Path, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    good = [read(shard, member) for shard in list_shards(str(videos)) for member in scan(shard).samples][:6]
+    mp4, caption = good[0].video, b'{"caption": "x"}'
+    bad = {
+        "truncated": mp4[: len(mp4) // 2],
+        "zero_bytes": b"",
+        "text": b"this is no video\n" * 20,
+        "one_frame": encode_mp4(np.zeros((1, 32, 32, 3), np.uint8), 8),
+        "../outside": mp4,
+    }
+    (tmp_path / "videos").mkdir()
+    with tarfile.open(tmp_path / "videos" / "mixed.tar", "w") as tar:
+        for sample, (name, data) in zip(good, [*bad.items(), (good[0].key, mp4)], strict=True):  # the last: a key again
+            add(tar, f"{sample.key}.mp4", sample.video)
+            add(tar, f"{sample.key}.json", json.dumps(sample.metadata).encode())
+            add(tar, f"{name}.mp4", data)
+            add(tar, f"{name}.json", caption)
+    assert main(words(weights, tmp_path / "videos", tmp_path / "out")) == 0
+    receipt = receipt_of(tmp_path / "out", "mixed")
+    assert (receipt["samples_in"], receipt["samples_out"], receipt["rejected"]) == (12, 6, 6)
+    assert {reject["key"]: reject["reason"] for reject in receipt["rejects"]} == {  # type: ignore[attr-defined]
+        "truncated": "corrupt", "zero_bytes": "empty", "text": "corrupt", "one_frame": "too_short",
+        "../outside": "bad_name", good[0].key: "duplicate",
+    }  # fmt: skip
+    for reject in receipt["rejects"]:  # type: ignore[attr-defined]
+        assert reject["key"] in reject["message"]
+        assert "mixed" in reject["message"]
+    expected = {sample.key: sample for sample in TokenDataset(undisturbed / "manifest.json")}
+    for sample in TokenDataset(tmp_path / "out" / "manifest.json"):
+        for mine, theirs in zip(sample.codes, expected[sample.key].codes, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert not (tmp_path / "outside").exists()
+    assert verify(tmp_path / "out" / "manifest.json") == []
+
+
+def test_a_cut_shard_costs_what_was_cut(weights: Path, videos: Path, tmp_path: Path) -> None:
+    shard = list_shards(str(videos))[0]
+    last = scan(shard).samples[-1]
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / shard.name).write_bytes(shard.read_bytes()[: last.video.offset + 10])
+    assert main(words(weights, tmp_path / "videos", tmp_path / "out")) == 0
+    receipt = receipt_of(tmp_path / "out", shard.stem)
+    assert (receipt["samples_in"], receipt["samples_out"], receipt["rejected"]) == (PER_SHARD, PER_SHARD - 1, 1)
+    (reject,) = receipt["rejects"]  # type: ignore[misc]
+    assert reject["reason"] == "truncated"  # type: ignore[index]
+    assert "is cut" in reject["message"]  # type: ignore[index]
+
+
+def test_a_shard_of_rejects_only(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with tarfile.open(tmp_path / "videos" / "bad.tar", "w") as tar:
+        add(tar, "a.mp4", b"no")
+        add(tar, "a.json", b'{"caption": "a"}')
+        add(tar, "b.mp4", b"no")
+        add(tar, "b.json", b"not json")
+    assert main(words(weights, tmp_path / "videos", tmp_path / "out")) == 0
+    receipt = receipt_of(tmp_path / "out", "bad")
+    assert (receipt["samples_in"], receipt["samples_out"], receipt["rejected"]) == (2, 0, 2)
+    assert [reject["reason"] for reject in receipt["rejects"]] == ["corrupt", "bad_metadata"]  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------ tasks, again, killed
+
+
+def test_two_tasks_equal_one(weights: Path, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert main(words(weights, videos, tmp_path, "task.index=1", "task.count=2")) == 0
+    assert content(tmp_path).keys() == {f"{s}.{k}" for s in ("000001", "000003") for k in ("tar", "index.npy", "receipt.json")}
+    assert main(words(weights, videos, tmp_path, "task.index=0", "task.count=2")) == 0
+    assert content(tmp_path) == content(undisturbed)
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_slurm_array(
+    weights: Path, videos: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """--array=0-2 and --array=5-7 are three tasks each."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
+    for task in (2, 0, 1):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(first + task))
+        assert not (tmp_path / "manifest.json").exists()
+        assert main(words(weights, videos, tmp_path)) == 0
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_more_tasks_than_shards(weights: Path, videos: Path, tmp_path: Path) -> None:
+    assert main(words(weights, videos, tmp_path, "task.index=7", "task.count=9")) == 0
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["task.index=1"], "belong together"), (["task.count=2"], "belong together"),
+    (["task.index=2", "task.count=2"], "the index runs from 0 to 1"),
+])  # fmt: skip
+def test_refused_tasks(weights: Path, videos: Path, tmp_path: Path, more: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(words(weights, videos, tmp_path, *more))
+
+
+def test_the_batch_does_not_decide_the_bytes(weights: Path, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert main(words(weights, videos, tmp_path, "data.batch=3")) == 0
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_running_again_does_nothing(weights: Path, videos: Path, tmp_path: Path) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        found = {path.name: path.stat() for path in tmp_path.iterdir() if path.name not in ("manifest.json", ".lock")}
+        return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
+
+    assert main(words(weights, videos, tmp_path)) == 0
+    before, bytes_before = state(), content(tmp_path)
+    assert main(words(weights, videos, tmp_path)) == 0
+    assert state() == before
+    assert content(tmp_path) == bytes_before
+
+
+def test_what_is_missing_is_done_again(weights: Path, videos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert main(words(weights, videos, tmp_path)) == 0
+    (tmp_path / "000001.receipt.json").unlink()
+    (tmp_path / "000001.tar").write_bytes(b"half")
+    (tmp_path / "000002.receipt.json").unlink()
+    (tmp_path / "000002.tar").unlink()
+    (tmp_path / ".000002.tar.elsewhere-1").write_bytes(b"left by a kill")
+    (tmp_path / "manifest.json").unlink()
+    assert main(words(weights, videos, tmp_path)) == 0
+    assert content(tmp_path) == content(undisturbed)
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} <= {".lock"}
+
+
+def test_another_tokenizers_receipts_are_refused(weights: Path, videos: Path, tmp_path: Path) -> None:
+    other = save_tokenizer(tmp_path / "other", 1)
+    out = tmp_path / "out"
+    assert main(words(weights, videos, out, "task.index=0", "task.count=4")) == 0
+    before = content(out)
+    for more in ([str(other)], [str(weights), "limits.max_seconds=5"]):
+        with pytest.raises(ConfigError, match="was made with another tokenizer, clip or limits"):
+            main(words(Path(more[0]), videos, out, *more[1:]))
+        # Also by a task that has none of the old shards to do.
+        with pytest.raises(ConfigError, match="was made with another tokenizer, clip or limits"):
+            main(words(Path(more[0]), videos, out, *more[1:], "task.index=1", "task.count=4"))
+        assert {name: data for name, data in content(out).items() if name in before} == before
+        for path in out.glob("000001.*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("missing", ["video_tokenizer.weights", "data.video_shards", "data.out"])
+def test_what_is_not_set_is_named(weights: Path, videos: Path, tmp_path: Path, missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{missing}' is not set"):
+        main(words(weights, videos, tmp_path, f"{missing}=null"))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(weights: Path, tmp_path: Path) -> None:
+    """SIGKILL nine times, after a few more commits each and a random moment; then once to the end."""
+    clip, videos, out, quiet = tiny_hierarchy()[1], tmp_path / "videos", tmp_path / "out", tmp_path / "undisturbed"
+    write_moving_shapes(videos, 60, 1, clip, "mixed", 1)  # small shards: many commits to be killed in
+    assert main(words(weights, videos, quiet)) == 0
+    out.mkdir()
+    command = [sys.executable, "-m", "tokenize_shards", *words(weights, videos, out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    rng = random.Random(0)
+
+    def receipts() -> int:
+        return len(list(out.glob("*.receipt.json")))
+
+    for _ in range(9):
+        with (tmp_path / "stderr").open("w") as errors:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
+        goal = receipts() + rng.randrange(0, 5)
+        while receipts() < goal:
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.08))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        for stem in {path.name.partition(".")[0] for path in out.glob("*.receipt.json")}:
+            receipt = receipt_of(out, stem)  # at every moment, a receipt that is there is true
+            assert receipt["tar_sha256"] == sha256(out / f"{stem}.tar")
+            assert receipt["index_sha256"] == sha256(out / f"{stem}.index.npy")
+    assert 0 < receipts() < 60
+    assert subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False).returncode == 0
+    assert content(out) == content(quiet)
