@@ -180,7 +180,7 @@ def test_another_hierarchys_shards_are_refused(manifest: Path) -> None:
     other = Hierarchy(levels=hierarchy.levels[:2])
     layout = SequenceLayout(Vocab(512, other), other, clip.extent, 24)
     text = TextTokenizer.train(["a"], 512)
-    with pytest.raises(ConfigError, match=r"holds grids .*, the run's hierarchy and video give"):
+    with pytest.raises(ConfigError, match=r"holds levels .*, the run's hierarchy and video give"):
         TokenSource(TokenDataset(manifest), layout, text, 0, 0.1)
     small = SequenceLayout(Vocab(100, hierarchy), hierarchy, clip.extent, 24)
     with pytest.raises(ConfigError, match=r"text\.vocab_size 100 is below the text tokenizer's \d+ pieces"):
@@ -195,9 +195,8 @@ def test_more_bits_than_the_hierarchy_are_refused(manifest: Path) -> None:
         level["num_bits"] = 5
     smaller = config.build(Hierarchy, content, "test")
     layout = SequenceLayout(Vocab(512, smaller), smaller, clip.extent, 24)
-    source = TokenSource(TokenDataset(manifest), layout, TextTokenizer.train(["a"], 512), 0, 0.1)
-    with pytest.raises(ValueError, match="holds indices below 32"):
-        source.tensor(0, 0)
+    with pytest.raises(ConfigError, match=r"9\), .* give .*, 5\)"):
+        TokenSource(TokenDataset(manifest), layout, TextTokenizer.train(["a"], 512), 0, 0.1)
 
 
 def test_split() -> None:

@@ -7,9 +7,7 @@ from torch import Tensor
 from hitvideo.hierarchy import Grid, Hierarchy, Level
 from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
 
-HIERARCHY = Hierarchy(
-    levels=tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)])
-)
+HIERARCHY = Hierarchy(levels=tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)]))
 CHANNELS = 6
 FINEST = Grid(4, 8, 8)  # two coarsest cells in time
 
@@ -27,7 +25,7 @@ def quantizer(request: pytest.FixtureRequest) -> HierarchicalQuantizer:
 def test_grids_of_the_codes(quantizer: HierarchicalQuantizer) -> None:
     codes = quantizer.encode(latents_of())
     assert [tuple(indices.shape[1:]) for indices in codes] == [(2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8)]
-    assert all(indices.dtype == torch.int64 and 0 <= indices.min() and indices.max() < 512 for indices in codes)
+    assert all(indices.dtype == torch.int64 and indices.min() >= 0 and indices.max() < 512 for indices in codes)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
@@ -48,6 +46,33 @@ def test_clips_of_a_batch_keep_their_own_prefix(quantizer: HierarchicalQuantizer
         alone = quantizer(latents, torch.full((4,), levels))
         assert torch.equal(mixed.latents[clip], alone.latents[clip])
     assert torch.equal(quantizer(latents, None).latents, quantizer(latents, torch.full((4,), 4)).latents)
+
+
+def test_prefix_zero_passes_unquantised() -> None:
+    """The clip's latents go through; its levels learn as if it kept them all."""
+    torch.manual_seed(0)
+    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    latents = latents_of()
+    passed, kept = quantizer(latents, torch.tensor([0, 4, 0, 2])), quantizer(latents, torch.tensor([4, 4, 4, 2]))
+    assert torch.equal(passed.latents[::2], latents[::2])
+    assert torch.equal(passed.latents[1::2], kept.latents[1::2])
+    assert torch.equal(passed.residual, kept.residual)
+    assert all(torch.equal(a, b) for a, b in zip(passed.entropy, kept.entropy, strict=True))
+
+
+def test_residual_is_what_the_levels_leave_over() -> None:
+    torch.manual_seed(0)
+    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    latents = latents_of().requires_grad_()
+    quantized = quantizer(latents)
+    left_over = (latents - quantized.latents).square().mean()
+    torch.testing.assert_close(quantized.residual, 1.25 * left_over)
+    quantized.residual.backward()
+    # The latents move towards the sum as if it were fixed; the codes' way in is not touched, their way out is.
+    torch.testing.assert_close(latents.grad, 0.5 * (latents - quantized.latents).detach() / latents.numel())
+    for level in quantizer.levels:
+        assert level.project_in.weight.grad is None
+        assert level.project_out.weight.grad.abs().sum() > 0
 
 
 def test_losses_of_dropped_levels_do_not_count() -> None:

@@ -11,6 +11,7 @@ from hitvideo import config
 from hitvideo.config import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.schema import LossSection, VideoTokenizerSection
+from hitvideo.tokenizer.conv import Block
 from hitvideo.tokenizer.losses import entropy_weight, reconstruction_losses, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
 
@@ -25,10 +26,19 @@ def video_of(frames: int, batch: int = 2, seed: int = 0) -> Tensor:
     return torch.rand(batch, 3, frames, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def make(section: VideoTokenizerSection) -> VideoTokenizer:
+    """Blocks start as the identity; random weights make every path count."""
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(section, HIERARCHY)
+    for module in tokenizer.modules():
+        if isinstance(module, Block):
+            torch.nn.init.normal_(module.time.conv.weight, std=0.1)
+    return tokenizer
+
+
 @pytest.fixture
 def tokenizer() -> VideoTokenizer:
-    torch.manual_seed(0)
-    return VideoTokenizer(SMALL, HIERARCHY).eval()
+    return make(SMALL).eval()
 
 
 @pytest.mark.parametrize("frames", [1, 5, 8, 17])
@@ -47,8 +57,7 @@ def test_any_number_of_frames(tokenizer: VideoTokenizer, frames: int) -> None:
 @pytest.mark.parametrize("quantizer", ["lfq", "fsq"])
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_every_prefix_decodes_as_in_training(quantizer: str, levels: int) -> None:
-    torch.manual_seed(0)
-    tokenizer = VideoTokenizer(SMALL.model_copy(update={"quantizer": quantizer}), HIERARCHY)
+    tokenizer = make(SMALL.model_copy(update={"quantizer": quantizer}))
     video = video_of(8)
     codes = tokenizer.encode(video)
     assert all(torch.equal(a, b) for a, b in zip(tokenizer.encode(video, levels), codes[:levels], strict=True))
@@ -163,7 +172,7 @@ def test_loss_is_the_weighted_sum(tokenizer: VideoTokenizer) -> None:
     video = video_of(8)
     reconstruction = tokenizer(video)
     parts = reconstruction_losses(reconstruction, video, section, 0)
-    expected = parts["l1"] + 2 * parts["l2"] + 0.1 * parts["entropy"] + 0.25 * parts["commitment"]
+    expected = parts["l1"] + 2 * parts["l2"] + 0.1 * parts["entropy"] + 0.25 * (parts["commitment"] + parts["residual"])
     torch.testing.assert_close(parts["loss"], expected)
     torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
     torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
@@ -174,6 +183,7 @@ def test_sample_prefix() -> None:
     assert sample_prefix(100, 4, 0.0, generator).eq(4).all()
     counts = torch.bincount(sample_prefix(40_000, 4, 0.5, generator), minlength=5) / 40_000
     torch.testing.assert_close(counts, torch.tensor([0, 0.125, 0.125, 0.125, 0.625]), rtol=0, atol=0.01)
+    assert sample_prefix(100, 4, 0.5, generator, unquantized=1.0).eq(0).all()
     again = [sample_prefix(8, 4, 1.0, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(*again)
 
