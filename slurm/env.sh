@@ -35,7 +35,14 @@ launch() {
   while :; do wait $srun; code=$?; kill -0 $srun 2>/dev/null || break; done   # a trapped signal ends `wait` early
   # A node that fails can leave srun with 0, and a peer's SIGTERM hides the rank that died: only DONE means done.
   [ -e "$run/DONE" ] && exit 0
-  if [ "$RESTARTS" -lt "$MOST_RESTARTS" ]; then
+  local progress before=logs/progress-$SLURM_JOB_ID
+  progress=$(find "$run/checkpoints" -name state.json 2>/dev/null | sort | tail -n 1)
+  if [ $asked = 0 ] && [ -e "$before" ] && [ "$progress" = "$(cat "$before")" ]; then
+    echo "two attempts without a new checkpoint: not requeued; the first traceback in logs/ is the cause"
+  elif [ "$RESTARTS" -ge "$MOST_RESTARTS" ]; then
+    echo "restarted $RESTARTS times: not requeued"
+  else
+    echo "$progress" > "$before"
     echo "attempt $RESTARTS ended with code $code (asked to stop: $asked): requeued"
     scontrol requeue "$SLURM_JOB_ID"; sleep 60
   fi
