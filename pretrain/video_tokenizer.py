@@ -30,7 +30,7 @@ from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
-from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix
+from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix, unquantized_share
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
 from pretrain.loop import Job, train
@@ -99,12 +99,13 @@ def make_job(
     torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
     objective = Objective(settings)
     engine = Engine(objective, topology, settings.parallel, settings.train)
-    levels, dropout = len(settings.hierarchy.levels), settings.loss.level_dropout
+    levels, loss = len(settings.hierarchy.levels), settings.loss
 
     def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
-        prefix = sample_prefix(len(video), levels, dropout, random).to(video.device)
-        return engine(video, prefix, step)
+        unquantized = unquantized_share(loss, step)
+        prefix = sample_prefix(len(video), levels, loss.level_dropout, random, unquantized)
+        return engine(video, prefix.to(video.device), step)
 
     return Job(
         engine=engine,

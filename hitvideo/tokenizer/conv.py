@@ -21,6 +21,7 @@ from torch import Tensor, nn
 Triple: TypeAlias = tuple[int, int, int]
 
 NORM_GROUPS = 8
+NORM_EPSILON = 1e-6
 
 
 class CausalConv3d(nn.Module):
@@ -36,12 +37,20 @@ class CausalConv3d(nn.Module):
         if self.time_pad < 0:
             raise ValueError(f"a kernel of {kernel[0]} frames skips frames at stride {stride[0]}")
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
+        keep_variance(self.conv)
 
     def forward(self, features: Tensor) -> Tensor:
         if self.time_pad:
             first = features[:, :, :1].expand(-1, -1, self.time_pad, -1, -1)
             features = torch.cat((first, features), dim=2)  # (B, C, pad + t, h, w)
         return cast(Tensor, self.conv(features))
+
+
+def keep_variance(conv: nn.Conv3d) -> None:
+    """Start with outputs of the inputs' variance (LeCun); torch's default divides it by three at every convolution."""
+    nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
 
 
 class FrameNorm(nn.Module):
@@ -59,7 +68,10 @@ class FrameNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Shape is kept."""
+    """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Shape is kept.
+
+    It starts as the identity: the last convolution's weights are zero, so a deep stack trains at once.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -67,6 +79,7 @@ class Block(nn.Module):
         self.space = CausalConv3d(channels, channels, (1, 3, 3))
         self.time_norm = FrameNorm(channels)
         self.time = CausalConv3d(channels, channels, (3, 1, 1))
+        nn.init.zeros_(self.time.conv.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         hidden: Tensor = self.space(F.silu(self.space_norm(features)))
@@ -104,6 +117,11 @@ class Up(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return depth_to_space(self.conv(features), self.stride)
+
+
+def rms_normalise(latents: Tensor) -> Tensor:
+    """(B, C, t, h, w) → the same with mean square 1 over the channels of every position; zeros stay zeros."""
+    return latents * torch.rsqrt(latents.square().mean(dim=1, keepdim=True) + NORM_EPSILON)
 
 
 def depth_to_space(features: Tensor, stride: Triple) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
 
-INV_TEMPERATURE = 100.0
+LIBRARY_INV_TEMPERATURE = 100.0
 LARGEST_GROUP = 9
 LOG_FLOOR = 1e-5
 
@@ -31,10 +31,11 @@ class LFQ(Quantizer):
 
     normalise = True  # the author: "LFQ is built upon the existence of normalization layers" (vector-quantize-pytorch #89)
 
-    def __init__(self, num_bits: int) -> None:
+    def __init__(self, num_bits: int, inv_temperature: float = LIBRARY_INV_TEMPERATURE) -> None:
         super().__init__()
         self.num_bits = num_bits
         self.channels = num_bits
+        self.inv_temperature = inv_temperature
 
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
         with full_precision(latents):
@@ -48,7 +49,7 @@ class LFQ(Quantizer):
             weights = weights[:, None].expand(-1, indices[0].numel()).flatten()  # (positions,)
             weights = weights / weights.sum().clamp(min=1)
             flat = latents.movedim(1, -1).flatten(0, -2)  # (positions, num_bits)
-            logits = 4 * INV_TEMPERATURE * flat
+            logits = 4 * self.inv_temperature * flat
             return Quantized(
                 # Straight-through by adding exactly zero: the usual x + (q - x) misses the signs by a rounding error.
                 values=signs + (latents - latents.detach()),

@@ -16,11 +16,17 @@ def entropy_weight(section: LossSection, step: int) -> float:
     return section.entropy * (section.entropy_boost + (1 - section.entropy_boost) * done)
 
 
-def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int) -> dict[str, Tensor]:
-    """Scalars by name: `loss`, the weighted sum, and its unweighted parts `l1`, `l2`, `entropy`, `commitment`.
+def unquantized_share(section: LossSection, step: int) -> float:
+    """Share of clips that pass unquantised: 1 at step 0, 0 from `unquantized_steps` on."""
+    return max(0.0, 1 - step / section.unquantized_steps) if section.unquantized_steps else 0.0
 
-    `video` is the target, (B, 3, T, H, W) in [-1, 1]. Entropy and commitment are means over the levels, so that their
-    weights mean the same for any hierarchy. All in fp32.
+
+def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int) -> dict[str, Tensor]:
+    """Scalars by name: `loss`, the weighted sum, and its unweighted parts.
+
+    `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `entropy` and `commitment`, means over the levels, so
+    that their weights mean the same for any hierarchy; `residual`, which ties the sum of the levels to the latents and
+    has the commitment's weight, being its counterpart for the pyramid as a whole. All in fp32.
     """
     output, target = reconstruction.video.float(), video.float()
     parts = {
@@ -28,19 +34,26 @@ def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section
         "l2": F.mse_loss(output, target),
         "entropy": torch.stack(reconstruction.entropy).mean(),
         "commitment": torch.stack(reconstruction.commitment).mean(),
+        "residual": reconstruction.residual,
     }
     weights = {
         "l1": section.l1,
         "l2": section.l2,
         "entropy": entropy_weight(section, step),
         "commitment": section.commitment,
+        "residual": section.commitment,
     }
     loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return {"loss": loss, **parts}
 
 
-def sample_prefix(batch: int, levels: int, level_dropout: float, generator: torch.Generator) -> Tensor:
-    """(B,) int64: how many levels each clip keeps. All with probability 1 - level_dropout, else uniform in 1 … levels."""
-    dropped = torch.rand(batch, generator=generator, device=generator.device) < level_dropout
+def sample_prefix(
+    batch: int, levels: int, level_dropout: float, generator: torch.Generator, unquantized: float = 0.0
+) -> Tensor:
+    """(B,) int64: how many levels each clip keeps. All with probability 1 - level_dropout, else uniform in 1 … levels.
+
+    With probability `unquantized` a clip gets 0 instead: its latents pass unquantised.
+    """
+    dropped, passed = torch.rand(2, batch, generator=generator, device=generator.device)
     shorter = torch.randint(1, levels + 1, (batch,), generator=generator, device=generator.device)
-    return torch.where(dropped, shorter, levels)
+    return torch.where(passed < unquantized, 0, torch.where(dropped < level_dropout, shorter, levels))

@@ -45,6 +45,8 @@ class Reconstruction:
     """Per-sample minus batch entropy, nats; zero outside training and for FSQ."""
     commitment: list[Tensor]
     """Mean squared distance of normalised latents and signs; zero outside training and for FSQ."""
+    residual: Tensor
+    """What the kept levels leave over of the latents, a mean square; latents have mean square 1."""
 
 
 class SavedConfig(Section):
@@ -67,13 +69,21 @@ class VideoTokenizer(nn.Module):
         self.decoder = Decoder(section, hierarchy.finest.down)
 
     def forward(self, video: Tensor, prefix: Tensor | None = None) -> Reconstruction:
-        """(B, 3, T, H, W) in [-1, 1] → its reconstruction from the first `prefix[b]` levels of clip b; None: all levels.
+        """(B, 3, T, H, W) in [-1, 1] → its reconstruction from the first `prefix[b]` levels of clip b.
+
+        `prefix` None: all levels; 0: that clip's latents pass unquantised (a help in early training).
 
         Raises ConfigError where H or W is no multiple of the coarsest level's cell.
         """
         quantized = self.quantizer(self.encoder(self._pad(video)), prefix)
         decoded = self.decoder(quantized.latents)  # (B, 3, padded T, H, W)
-        return Reconstruction(decoded[:, :, -video.shape[2] :], quantized.codes, quantized.entropy, quantized.commitment)
+        return Reconstruction(
+            video=decoded[:, :, -video.shape[2] :],
+            codes=quantized.codes,
+            entropy=quantized.entropy,
+            commitment=quantized.commitment,
+            residual=quantized.residual,
+        )
 
     @torch.no_grad()
     def encode(self, video: Tensor, levels: int | None = None) -> list[Tensor]:

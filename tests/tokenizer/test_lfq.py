@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from vector_quantize_pytorch import LFQ as LibraryLFQ
 
-from hitvideo.tokenizer.lfq import INV_TEMPERATURE, LFQ, indices_to_signs, signs_to_indices
+from hitvideo.tokenizer.lfq import LFQ, LIBRARY_INV_TEMPERATURE, indices_to_signs, signs_to_indices
 
 GRID = (2, 3, 4)
 
@@ -16,13 +16,13 @@ def latents_of(num_bits: int, scale: float, batch: int = 3, seed: int = 0) -> Te
 
 
 # At scale 1 every bit is decided and the entropies are near zero; at 0.003 they are not.
-@pytest.mark.parametrize("scale", [1.0, 0.05, 0.003])
+@pytest.mark.parametrize(("scale", "inv_temperature"), [(1.0, 100.0), (0.05, 100.0), (0.003, 100.0), (1.0, 2.0)])
 @pytest.mark.parametrize("num_bits", [1, 6, 9])
-def test_equals_library(num_bits: int, scale: float) -> None:
+def test_equals_library(num_bits: int, scale: float, inv_temperature: float) -> None:
     latents = latents_of(num_bits, scale)
     library = LibraryLFQ(dim=num_bits, commitment_loss_weight=0.25)
-    (values, indices, _), losses = library(latents, return_loss_breakdown=True, inv_temperature=INV_TEMPERATURE)
-    ours = LFQ(num_bits)(latents)
+    (values, indices, _), losses = library(latents, return_loss_breakdown=True, inv_temperature=inv_temperature)
+    ours = LFQ(num_bits, inv_temperature)(latents)
     torch.testing.assert_close(ours.values, values, rtol=0, atol=1e-6)
     assert torch.equal(ours.indices, indices.long())
     torch.testing.assert_close(ours.commitment, losses.commitment)
@@ -46,7 +46,7 @@ def test_sample_entropy_of_18_bits_equals_brute_force() -> None:
     latents = latents_of(18, 0.003, batch=1)[..., :1, :2]
     positions = latents.movedim(1, -1).reshape(-1, 18).double()
     codebook = indices_to_signs(torch.arange(2**18).view(-1, 1, 1, 1), 18).reshape(-1, 18).double()
-    log_p = (2 * INV_TEMPERATURE * positions @ codebook.T).log_softmax(dim=1)
+    log_p = (2 * LIBRARY_INV_TEMPERATURE * positions @ codebook.T).log_softmax(dim=1)
     brute = -(log_p.exp() * log_p).sum(dim=1).mean()
     torch.testing.assert_close(LFQ(18)(latents).sample_entropy.double(), brute, rtol=1e-5, atol=1e-5)
 
