@@ -129,7 +129,7 @@ def generate(words: argparse.Namespace) -> None:
 def reconstruct(words: argparse.Namespace) -> None:
     import torch
 
-    from hitvideo.schema import LimitsSection
+    from hitvideo.sections import LimitsSection
     from hitvideo.tokenizer.video_tokenizer import load
     from hitvideo.video import contact_sheet, decode_clip, to_uint8, to_unit
 
@@ -148,7 +148,7 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo.data.clips import ClipSource
     from hitvideo.data.video_shards import list_shards
     from hitvideo.gallery import save_figures
-    from hitvideo.schema import LimitsSection
+    from hitvideo.sections import LimitsSection
     from hitvideo.tokenizer.video_tokenizer import load
 
     tokenizer, clip = load(words.run / "weights", _device())

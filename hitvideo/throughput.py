@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from hitvideo.llm.model import LanguageModel
-from hitvideo.schema import ClusterSection, PretrainRun
+from hitvideo.schema import PretrainRun
+from hitvideo.sections import ClusterSection
 from hitvideo.sequence import SequenceLayout
 from hitvideo.vocab import Vocab
 

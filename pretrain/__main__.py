@@ -77,7 +77,7 @@ def make_job(
     model = make_model(settings, topology)
     flops = training_flops_per_row(model)
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
-    weight = settings.train.text_loss_weight
+    weights = settings.train.text_loss_weight, settings.train.level_balance
     validating = settings.train.validation_batches > 0 and len(held_out) > 0
     return Job(
         engine=engine,
@@ -87,9 +87,9 @@ def make_job(
         checkpoint=settings.checkpoint,
         fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.video, settings.text, dataset.digest),
         batches=batches(source, training),
-        losses=lambda rows, _step: engine(rows, weight),
+        losses=lambda rows, _step: engine(rows, *weights),
         validation=batches(whole, held_out) if validating else None,
-        validate=lambda rows: engine(rows, weight),
+        validate=lambda rows: engine(rows, *weights),
         export=lambda checkpoint: export(checkpoint, directory, settings),
         tokens_per_row=layout.length,
         flops_per_row=flops,

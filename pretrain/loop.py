@@ -22,7 +22,7 @@ from hitvideo.data.loader import Batches
 from hitvideo.parallel import checkpoint
 from hitvideo.parallel.engine import Engine
 from hitvideo.run import EXIT_DONE, EXIT_STOPPED, RunDirectory, Stop
-from hitvideo.schema import CheckpointSection, TrainSection
+from hitvideo.sections import CheckpointSection, TrainSection
 from hitvideo.tracking import Tracker
 
 log = logging.getLogger(__name__)

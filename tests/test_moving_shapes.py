@@ -22,7 +22,7 @@ from hitvideo.moving_shapes import (
     sample_scene,
     scenes,
 )
-from hitvideo.schema import LimitsSection
+from hitvideo.sections import LimitsSection
 from hitvideo.video import decode_clip, encode_mp4
 
 SMALL = Clip(frames=8, height=32, width=32, fps=8)

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hitvideo.config import ConfigError
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.schema import ClusterSection, PretrainRun, load_as
+from hitvideo.schema import PretrainRun, load_as
+from hitvideo.sections import ClusterSection
 from hitvideo.throughput import make_layout, meta_model, mfu, plan, training_flops_per_row
 from tests.conftest import ROOT
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.schema import LimitsSection
+from hitvideo.sections import LimitsSection
 from hitvideo.video import decode_clip
 from tests.samples import ROOT
 

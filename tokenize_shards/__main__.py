@@ -26,7 +26,8 @@ from hitvideo.config import ConfigError, needed
 from hitvideo.data.token_shards import locked, shard_paths, write_manifest
 from hitvideo.data.video_shards import list_shards, scan
 from hitvideo.run import EXIT_DONE, guarded
-from hitvideo.schema import TaskSection, TokenizeRun, load_as
+from hitvideo.schema import TokenizeRun, load_as
+from hitvideo.sections import TaskSection
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from tokenize_shards.job import Encoder, remove_leftovers, tokenize_shard
 

@@ -10,7 +10,7 @@ import torch
 from hitvideo import config
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
-from hitvideo.schema import LimitsSection
+from hitvideo.sections import LimitsSection
 from hitvideo.video import decode_clip, to_unit
 
 

@@ -17,7 +17,7 @@ from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Transformer
-from hitvideo.schema import LLMSection
+from hitvideo.sections import LLMSection
 from hitvideo.sequence import SequenceLayout
 from hitvideo.vocab import NONE, PAD
 
@@ -74,10 +74,11 @@ class LanguageModel(nn.Module):
         out: torch.Tensor = self.trunk(x, turn_q, turn_k, cache)
         return out
 
-    def forward(self, rows: torch.Tensor, text_weight: float) -> dict[str, torch.Tensor]:
+    def forward(self, rows: torch.Tensor, text_weight: float, level_balance: float = 0.0) -> dict[str, torch.Tensor]:
         """rows (B, length, S) of ids → scalars in fp32.
 
-        `loss` (to minimise): mean nats over all video slots + text_weight × mean nats of a caption's pieces.
+        `loss` (to minimise): mean nats over all video slots + text_weight × mean nats of a caption's pieces. With
+        `level_balance` b the mean over slots is weighted b : 1 - b with the mean of the levels' own means.
         `loss_text`, `loss_level_k`: mean nats per piece and per index of level k. Every mean is one over rows of
         equal size, so it splits over micro-batches and ranks without a remainder.
         """
@@ -88,14 +89,16 @@ class LanguageModel(nn.Module):
         real = (text != PAD).float()
         nats = self.layers.cross_entropy(self.text_head(hidden[:, : window - 1]), text) * real
         losses["loss_text"] = (nats.sum(1) / real.sum(1).clamp(min=1)).mean()
-        total = torch.zeros((), device=rows.device)
+        over_slots = over_levels = torch.zeros((), device=rows.device)
         for level, head in enumerate(self.heads):
             assert isinstance(head, LevelHead)
             start, stop = starts[level : level + 2]
             nats = head.loss(hidden[:, start - 1 : stop - 1], self.sub_codes(level, rows[:, start:stop]))
             losses[f"loss_level_{level}"] = nats.mean()
-            total = total + nats.sum(1).mean()
-        losses["loss"] = total / (starts[-1] - starts[0]) + text_weight * losses["loss_text"]
+            over_slots = over_slots + nats.sum(1).mean() / (starts[-1] - starts[0])
+            over_levels = over_levels + nats.mean() / len(self.heads)
+        video = (1 - level_balance) * over_slots + level_balance * over_levels
+        losses["loss"] = video + text_weight * losses["loss_text"]
         return losses
 
     def sub_codes(self, level: int, ids: torch.Tensor) -> torch.Tensor:

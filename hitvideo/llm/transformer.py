@@ -16,7 +16,7 @@ from hitvideo.llm.layers import Layers
 from hitvideo.llm.rope import Rotation, rotate
 from hitvideo.ops.attention import attention, choose
 from hitvideo.ops.norm import RMSNorm
-from hitvideo.schema import LLMSection
+from hitvideo.sections import LLMSection
 
 
 class Attention(nn.Module):

@@ -19,7 +19,7 @@ from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
-from hitvideo.schema import ParallelSection, TrainSection
+from hitvideo.sections import ParallelSection, TrainSection
 
 # DeepSpeed compiles this op at start-up on CPUs (two minutes); only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

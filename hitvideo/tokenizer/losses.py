@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hitvideo.schema import LossSection
+from hitvideo.sections import LossSection
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
 

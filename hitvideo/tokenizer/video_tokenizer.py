@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hitvideo import config
 from hitvideo.config import ConfigError, Section
 from hitvideo.hierarchy import Clip, Grid, Hierarchy
-from hitvideo.schema import VideoTokenizerSection
+from hitvideo.sections import VideoTokenizerSection
 from hitvideo.tokenizer.autoencoder import PIXEL_CHANNELS, Decoder, Encoder
 from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
 

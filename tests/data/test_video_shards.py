@@ -16,7 +16,7 @@ from hitvideo.data.pack import pack, write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, read, scan, write_shards
 from hitvideo.hierarchy import Clip
 from hitvideo.moving_shapes import parse
-from hitvideo.schema import LimitsSection
+from hitvideo.sections import LimitsSection
 from hitvideo.video import VideoError, decode_clip, encode_mp4
 
 CLIP = Clip(frames=4, height=32, width=32, fps=8)

@@ -11,7 +11,7 @@ import torch
 from hitvideo.hierarchy import Grid, Hierarchy, Level
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.schema import LLMSection
+from hitvideo.sections import LLMSection
 from hitvideo.sequence import SequenceLayout
 from hitvideo.vocab import Vocab
 from tests.worlds import run_ranks

@@ -15,7 +15,7 @@ from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.sampling import Sampling
-from hitvideo.schema import LLMSection
+from hitvideo.sections import LLMSection
 from hitvideo.sequence import SequenceLayout
 from hitvideo.text import TextTokenizer
 from hitvideo.vocab import PAD, Vocab

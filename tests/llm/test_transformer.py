@@ -12,7 +12,7 @@ from hitvideo.llm.cache import KVCache
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Transformer
-from hitvideo.schema import LLMSection
+from hitvideo.sections import LLMSection
 
 VOCAB, LENGTH = 50, 23
 SIZES = {

@@ -23,7 +23,7 @@ from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.token_shards import TokenDataset, sha256
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.inspection import verify
-from hitvideo.schema import LimitsSection, VideoTokenizerSection
+from hitvideo.sections import LimitsSection, VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer, fingerprint, load
 from hitvideo.video import decode_clip, encode_mp4, to_unit
 from tests.conftest import ROOT

@@ -1,0 +1,232 @@
+"""The typed sections that runs are made of. What a key means is the string under it; `schema.py` puts them together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from hitvideo.config import ConfigError, Section
+
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Positive: TypeAlias = Annotated[int, Field(gt=0)]
+
+
+class RunSection(Section):
+    name: str
+    """Names the run directory and the MLflow run."""
+    root: str = "runs"
+    """Directory of run directories."""
+    seed: int = 0
+
+    @field_validator("name")
+    @classmethod
+    def _one_word(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError("a run's name is letters, digits, '.', '_' and '-', starting with a letter or digit")
+        return name
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.root) / self.name
+
+
+class VideoTokenizerSection(Section):
+    """The 3D causal VAE and its quantiser."""
+
+    quantizer: Literal["lfq", "fsq"] = "lfq"
+    patch: Literal[1, 2, 4] = 1
+    """Pixels per side folded into channels before the first convolution."""
+    channels: tuple[Positive, ...] = (64, 128, 256)
+    """Width before the first and after each down-sampling step; their number follows from the finest level's `down`."""
+    blocks: Positive = 2
+    """Residual blocks per width."""
+    latent_channels: Positive = 16
+
+
+class LossSection(Section):
+    """Weights of the video tokenizer's losses."""
+
+    l1: float = Field(1.0, ge=0)
+    l2: float = Field(0.0, ge=0)
+    entropy: float = Field(0.1, ge=0)
+    """Of (per-sample − batch) entropy, LFQ only."""
+    entropy_boost: float = Field(3.0, ge=1)
+    """The entropy weight starts this many times higher …"""
+    entropy_anneal_steps: int = Field(2000, ge=0)
+    """… and falls to its value linearly over so many steps (MAGVIT-v2)."""
+    commitment: float = Field(0.25, ge=0)
+    level_dropout: Fraction = 0.5
+    """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
+    unquantized_steps: int = Field(0, ge=0)
+    """Over so many steps the share of clips whose latents pass unquantised falls from 1 to 0; levels learn from all clips."""
+
+
+class LLMSection(Section):
+    """The decoder-only transformer."""
+
+    layers: Positive
+    width: Positive
+    """D, the residual stream."""
+    heads: Positive
+    kv_heads: Positive
+    """Key/value heads of grouped-query attention; equal to `heads` for plain multi-head attention."""
+    hidden: Positive
+    """Width inside SwiGLU."""
+    rope_axes: tuple[Positive, Positive, Positive]
+    """Dimensions of a head that rotate with t, h and w; even, their sum is width / heads."""
+    rope_theta: float = Field(10000.0, gt=1)
+    norm_eps: float = Field(1e-5, gt=0)
+    qk_norm: bool = False
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> LLMSection:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
+        if sum(self.rope_axes) != self.head_dim or any(axis % 2 for axis in self.rope_axes):
+            raise ConfigError(f"rope_axes {list(self.rope_axes)} must be even and sum to the head's {self.head_dim} dimensions")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class TextSection(Section):
+    model: str | None = None
+    """A sentencepiece `.model`; null: the run trains one on its dataset's captions and keeps it in the run directory."""
+    vocab_size: int = Field(32000, ge=261)
+    """Ids reserved for text; a model may use fewer."""
+    window: int = Field(128, ge=2)
+    """Slots for BOS, caption and EOS."""
+
+
+class LimitsSection(Section):
+    """What a source video may cost before it is rejected."""
+
+    max_pixels: Positive = 7680 * 4320
+    """Per frame."""
+    max_seconds: float = Field(6 * 3600.0, gt=0)
+    """Duration claimed by the container."""
+    max_bytes: Positive = 4 << 30
+
+
+class ClipDataSection(Section):
+    """Video shards as the input of tokenizer training."""
+
+    video_shards: str | None = None
+    """A folder of video shards, or a glob of .tar files."""
+    validation_clips: Positive = 32
+    """Held out of training: the last clips of the last shards (whole sources, where shards keep them together)."""
+    workers: int = Field(0, ge=0)
+    """Decoding threads beside the training one; 0 and 1 are the same."""
+
+
+class TokenizeDataSection(Section):
+    video_shards: str | None = None
+    """A folder of video shards, or a glob of .tar files."""
+    out: str | None = None
+    """Directory for token shards, receipts and manifest.json."""
+    batch: Positive = 16
+    """Clips encoded at a time."""
+
+
+class TokenDataSection(Section):
+    """Token shards as the input of pretraining."""
+
+    manifest: str | None = None
+    """manifest.json of a finished tokenization."""
+    validation_samples: int = Field(64, ge=0)
+    """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
+    caption_dropout: Fraction = 0.1
+    """Share of captions replaced by the empty one: what guidance needs."""
+    block: Positive = 256
+    """Consecutive samples that are read together; the order permutes blocks, then samples within."""
+
+
+class ParallelSection(Section):
+    tensor: Positive = 1
+    """Megatron tensor-parallel size."""
+    zero_stage: Literal[1, 2, 3] = 3
+    activation_checkpointing: Literal["none", "block"] = "none"
+
+
+class TrainSection(Section):
+    steps: Positive
+    global_batch: Positive
+    """Rows (or clips) per optimizer step over all ranks."""
+    micro_batch: Positive
+    """Rows (or clips) per forward per rank."""
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    lr: float = Field(3e-4, gt=0)
+    min_lr_ratio: Fraction = 0.1
+    """The cosine ends at lr × this."""
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0)
+    """On matrices only; norms, biases and embeddings of levels have none."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    log_every: Positive = 10
+    validate_every: Positive = 500
+    validation_batches: int = Field(4, ge=0)
+    """Micro-batches per rank in a validation; 0 skips it."""
+
+    def accumulation(self, data_ranks: int) -> int:
+        """Micro-batches per step and rank. Raises ConfigError where the global batch does not divide."""
+        rows = self.micro_batch * data_ranks
+        if self.global_batch % rows:
+            raise ConfigError(
+                f"train.global_batch {self.global_batch} is not a multiple of train.micro_batch {self.micro_batch} × "
+                f"{data_ranks} data-parallel ranks = {rows}; try {max(rows, self.global_batch // rows * rows)}"
+            )
+        return self.global_batch // rows
+
+
+class LLMTrainSection(TrainSection):
+    text_loss_weight: float = Field(0.1, ge=0)
+    """Of a caption token's loss, beside 1 for a video token's."""
+    level_balance: Fraction = 0.0
+    """0: every token counts the same; 1: every level does, so that the few coarse tokens carry the meaning sooner."""
+
+
+class CheckpointSection(Section):
+    every: Positive = 1000
+    """Steps between checkpoints; the last step always saves one."""
+    keep_last: Positive = 2
+
+
+class TrackingSection(Section):
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow server or store; null: MLFLOW_TRACKING_URI, else sqlite beside the runs."""
+    experiment: str = "hitvideo"
+
+
+class ClusterSection(Section):
+    """The machine, for MFU and `hitvideo plan`."""
+
+    nodes: Positive = 1
+    devices_per_node: Positive = 1
+    peak_tflops: float = Field(gt=0)
+    """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
+    memory_gib: float = Field(gt=0)
+    """Per device."""
+    assumed_mfu: Fraction = 0.4
+
+
+class TrainedTokenizerSection(Section):
+    weights: str | None = None
+    """The `weights` directory of a video tokenizer's run."""
+
+
+class TaskSection(Section):
+    """Which part of the job this process does; null: SLURM_ARRAY_TASK_ID / _COUNT, else all of it."""
+
+    index: int | None = Field(None, ge=0)
+    count: Positive | None = None
