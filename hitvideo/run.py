@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -125,6 +127,18 @@ class Stop:
     @property
     def requested(self) -> bool:
         return self._signalled or self._file.exists()
+
+
+def command_line(module: str, description: str | None, arguments: list[str]) -> tuple[str, list[str]]:
+    """What every program takes: RUN.yaml and section.key=value words."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a YAML of this program; yaml_configs/ has some")
+    parser.add_argument("override", nargs="*", help="section.key=value")
+    words = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    return words.run, words.override
 
 
 def guarded(main: Callable[[list[str]], int]) -> None:

@@ -8,7 +8,6 @@ The same command again resumes, on the same number of processes or another. Exit
 
 from __future__ import annotations
 
-import argparse
 import logging
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from hitvideo.llm.transformer import Block
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import DTYPES, Engine
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.run import RunDirectory, guarded
+from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import PretrainRun, load_as
 from hitvideo.text import TextTokenizer
 from hitvideo.throughput import make_layout, mfu, training_flops_per_row
@@ -40,14 +39,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a run of program 'pretrain', as yaml_configs/pretrain/tiny.yaml")
-    parser.add_argument("override", nargs="*", help="section.key=value")
-    words = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    settings = load_as(PretrainRun, words.run, words.override)
+    settings = load_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
     dataset = TokenDataset(needed(settings.data.manifest, "data.manifest"))
     _check_tokenizer(settings, dataset)
     with start(settings.parallel.tensor) as topology:

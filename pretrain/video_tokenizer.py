@@ -8,8 +8,6 @@ The same command again resumes. Exit code 75: stopped on request. The result is 
 
 from __future__ import annotations
 
-import argparse
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from hitvideo.evaluate import psnr
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.run import RunDirectory, guarded
+from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
 from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix, unquantized_share
@@ -64,14 +62,7 @@ class Objective(nn.Module):
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pretrain.video_tokenizer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a run of program 'video_tokenizer', as yaml_configs/pretrain_tokenizer/tiny.yaml")
-    parser.add_argument("override", nargs="*", help="section.key=value")
-    words = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    settings = load_as(VideoTokenizerRun, words.run, words.override)
+    settings = load_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
     source = ClipSource(shards, settings.video, settings.limits)
     with start(settings.parallel.tensor) as topology:

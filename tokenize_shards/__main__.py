@@ -1,4 +1,4 @@
-"""Turn video shards into token shards, offline.
+r"""Turn video shards into token shards, offline.
 
     python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
         video_tokenizer.weights=runs/tiny-tokenizer/weights data.video_shards=shards/ data.out=tokens/
@@ -11,9 +11,7 @@ name in the receipt.
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -25,25 +23,16 @@ from tqdm import tqdm
 from hitvideo.config import ConfigError, needed
 from hitvideo.data.token_shards import locked, shard_paths, write_manifest
 from hitvideo.data.video_shards import list_shards, scan
-from hitvideo.run import EXIT_DONE, guarded
+from hitvideo.run import EXIT_DONE, command_line, guarded
 from hitvideo.schema import TokenizeRun, load_as
 from hitvideo.sections import TaskSection
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from tokenize_shards.job import Encoder, remove_leftovers, tokenize_shard
 
-log = logging.getLogger(__name__)
-
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tokenize_shards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a run of program 'tokenize_shards', as yaml_configs/tokenize_shards/tiny.yaml")
-    parser.add_argument("override", nargs="*", help="section.key=value")
-    words = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    settings = load_as(TokenizeRun, words.run, words.override)
+    settings = load_as(TokenizeRun, *command_line("tokenize_shards", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
     out = Path(needed(settings.data.out, "data.out"))
     index, count = which_task(settings.task)
