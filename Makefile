@@ -38,17 +38,19 @@ bench: $(READY)
 
 # The whole path, by the commands a user types. Run it again and it goes on where it stopped; `rm -r demo` starts over.
 demo: $(READY)
-	test -d $(DEMO)/shards || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 3000 --seed 1 --objects 1
-	$(BIN)/python -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
+	test -d $(DEMO)/shards || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 4000 --seed 1 --objects 1
+	$(BIN)/torchrun --nproc-per-node 2 -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
 	    data.video_shards=$(DEMO)/shards $(OVER)
 	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
 	    video_tokenizer.weights=$(DEMO)/runs/tiny-tokenizer/weights data.video_shards=$(DEMO)/shards data.out=$(DEMO)/tokens \
 	    task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain yaml_configs/pretrain/tiny.yaml run.root=$(DEMO)/runs \
 	    data.manifest=$(DEMO)/tokens/manifest.json $(OVER)
-	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --prompt "a red circle moves right on a black background"
+	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --guidance 2 --temperature 0.5 \
+	    --prompt "a red circle moves right on a black background"
 	$(BIN)/hitvideo evaluate reconstruction --run $(DEMO)/runs/tiny-tokenizer --video-shards $(DEMO)/shards
-	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2
+	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2 \
+	    --guidance 2 --temperature 0.5
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
 
 clean:

@@ -1,0 +1,77 @@
+"""Training step of our language model against Hugging Face's Llama with torch AdamW: same trunk, length and vocabulary.
+
+    python tests/benchmarks/bench_llama.py
+
+Both are timed in turn in one process, fp32, on whatever device there is. Ours computes the head of a level only on its own
+slots; Llama's computes all logits everywhere. Prints seconds a step of each and the ratio of tokens per second.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.llm.init import initialize
+from hitvideo.llm.model import LanguageModel
+from hitvideo.sections import LLMSection
+from hitvideo.sequence import SequenceLayout
+from hitvideo.vocab import Vocab
+
+WIDTH, LAYERS, HEADS, HIDDEN, TEXT, WINDOW, ROUNDS = 512, 8, 8, 1408, 32000, 64, 5
+
+
+def ours(device: torch.device) -> tuple[Callable[[], torch.Tensor], torch.nn.Module, int]:
+    levels = tuple(Level(down=down, num_bits=10) for down in ((16, 32, 32), (8, 16, 16), (4, 8, 8)))
+    hierarchy = Hierarchy(levels=levels)
+    layout = SequenceLayout(Vocab(TEXT, hierarchy), hierarchy, Grid(16, 128, 128), WINDOW)
+    section = LLMSection(layers=LAYERS, width=WIDTH, heads=HEADS, kv_heads=HEADS, hidden=HIDDEN, rope_axes=(16, 24, 24))
+    model = LanguageModel(section, layout)
+    initialize(model, WIDTH, LAYERS, seed=0)
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(0, 1024, grid) for grid in layout.grids]
+    row = torch.from_numpy(layout.join(list(range(10, 60)), codes))[None].to(device)
+    model.to(device)
+    return lambda: model(row, 0.1)["loss"], model, layout.length - 1
+
+
+def llama(device: torch.device, length: int) -> tuple[Callable[[], torch.Tensor], torch.nn.Module]:
+    config = LlamaConfig(
+        hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, vocab_size=TEXT + 3 * 1024, max_position_embeddings=8192, tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).to(device)
+    ids = torch.randint(0, config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
+    return lambda: model(input_ids=ids, labels=ids).loss, model
+
+
+def main() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    our_loss, our_model, length = ours(device)
+    their_loss, their_model = llama(device, length)
+    sides = {"ours": (our_loss, our_model), "llama": (their_loss, their_model)}
+    optimizers = {name: torch.optim.AdamW(model.parameters(), 1e-4) for name, (_, model) in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(ROUNDS + 1):  # the first is a warm-up
+        for name, (loss, _) in sides.items():
+            start = time.perf_counter()
+            loss().backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, (_, model) in sides.items():
+        print(f"{name:6} {sum(p.numel() for p in model.parameters()) / 1e6:6.1f} M parameters  {medians[name]:.3f} s a step")
+    print(f"{length} slots, tokens/s ours : llama = {medians['llama'] / medians['ours']:.2f} : 1")
+
+
+if __name__ == "__main__":
+    main()
