@@ -91,7 +91,14 @@ class PretrainRun(BaseRun):
     def _check_tensor_parallel(self) -> PretrainRun:
         """What tensor parallelism must divide. (7B and below want 1 or 2: larger sizes trade speed for memory.)"""
         tensor = self.parallel.tensor
-        for name, size in (("llm.heads", self.llm.heads), ("llm.kv_heads", self.llm.kv_heads), ("llm.hidden", self.llm.hidden)):
+        divided = {
+            "llm.heads": self.llm.heads,
+            "llm.kv_heads": self.llm.kv_heads,
+            "llm.hidden": self.llm.hidden,
+            "text.vocab_size": self.text.vocab_size,
+            "the smallest sub-code's codebook": min(1 << bits for level in self.hierarchy.levels for bits in level.sub_codes),
+        }
+        for name, size in divided.items():
             if size % tensor:
                 raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
         return self

@@ -60,8 +60,8 @@ class LossSection(Section):
     commitment: float = Field(0.25, ge=0)
     level_dropout: Fraction = 0.5
     """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
-    unquantized_steps: int = Field(0, ge=0)
-    """Over so many steps the share of clips whose latents pass unquantised falls from 1 to 0; levels learn from all clips."""
+    unquantized_until: Fraction = 0.0
+    """The share of clips whose latents pass unquantised falls from 1 at the start to 0 at this part of the training."""
 
 
 class LLMSection(Section):

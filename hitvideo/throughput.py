@@ -39,7 +39,7 @@ def training_flops_per_row(model: LanguageModel) -> float:
     slots = layout.length - 1
     trunk = sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
     attention = section.layers * 2 * 2 * slots * section.width / 2  # q·k and p·v for one query, half the keys
-    heads = layout.window * layout.vocab.text_size * section.width
+    heads = (layout.window - 1) * layout.vocab.text_size * section.width
     for head, grid in zip(model.heads, layout.grids, strict=True):
         # a sub-code's embedding is a look-up: no product
         matrices = sum(p.numel() for name, p in head.named_parameters() if p.ndim > 1 and "embedding" not in name)

@@ -94,7 +94,7 @@ def make_job(
 
     def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
-        unquantized = unquantized_share(loss, step)
+        unquantized = unquantized_share(loss, step / settings.train.steps)
         prefix = sample_prefix(len(video), levels, loss.level_dropout, random, unquantized)
         return engine(video, prefix.to(video.device), step)
 

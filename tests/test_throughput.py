@@ -21,10 +21,11 @@ from tests.conftest import ROOT
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
 RUNS = sorted((ROOT / "yaml_configs/pretrain").glob("*.yaml"))
 GIB = 2**30
+SIZE = ["llm.layers=6", "llm.width=192", "llm.heads=6", "llm.kv_heads=6", "llm.hidden=512"]
 
 
 def settings(*words: str) -> PretrainRun:
-    return load_as(PretrainRun, TINY, words)
+    return load_as(PretrainRun, TINY, [*SIZE, *words])
 
 
 def row_of(model: LanguageModel) -> torch.Tensor:
@@ -49,10 +50,10 @@ VARIANTS = [
 
 @pytest.mark.parametrize("words", VARIANTS)
 def test_flops_against_torchs_counter(words: list[str]) -> None:
-    """Exact but for two things that are known, so the tolerance is for rounding alone.
+    """Exact but for one thing that is known, so the tolerance is for rounding alone.
 
     The counter takes attention as the full square (the math backend computes it so); ours is halved because it is causal,
-    and the other half is added here. Ours counts the text head on all W slots, training runs it on W - 1 of them.
+    and the other half is added here.
     """
     run = settings(*words)
     model = LanguageModel(run.llm, make_layout(run))
@@ -61,8 +62,7 @@ def test_flops_against_torchs_counter(words: list[str]) -> None:
         model(row_of(model), 0.1)["loss"].backward()
     slots, width = model.layout.length - 1, run.llm.width
     other_half = 3 * run.llm.layers * 2 * slots * slots * width  # 3: forward and backward; 2·2·slots²·width halved
-    one_text_slot = 3 * 2 * run.text.vocab_size * width
-    expected = training_flops_per_row(model) + other_half - one_text_slot
+    expected = training_flops_per_row(model) + other_half
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import socket
 import time
@@ -52,7 +53,7 @@ def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout
                 continue
             if not fine:
                 raise RankError(f"rank {rank} failed:\n{value}")
-            found[rank] = value
+            found[rank] = pickle.loads(value)
         for process in ranks:
             process.join(30)
     finally:
@@ -70,6 +71,7 @@ def _rank(
     torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in torchrun.items()})
     try:
-        results.put((rank, True, function(*arguments)))
+        # Pickled here: the queue itself would share tensors by handles that die with the rank.
+        results.put((rank, True, pickle.dumps(function(*arguments))))
     except BaseException:
         results.put((rank, False, traceback.format_exc()))

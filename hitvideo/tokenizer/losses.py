@@ -16,9 +16,9 @@ def entropy_weight(section: LossSection, step: int) -> float:
     return section.entropy * (section.entropy_boost + (1 - section.entropy_boost) * done)
 
 
-def unquantized_share(section: LossSection, step: int) -> float:
-    """Share of clips that pass unquantised: 1 at step 0, 0 from `unquantized_steps` on."""
-    return max(0.0, 1 - step / section.unquantized_steps) if section.unquantized_steps else 0.0
+def unquantized_share(section: LossSection, progress: float) -> float:
+    """Share of clips that pass unquantised, for the part of the training that is done: 1 at 0, 0 from `unquantized_until`."""
+    return max(0.0, 1 - progress / section.unquantized_until) if section.unquantized_until else 0.0
 
 
 def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int) -> dict[str, Tensor]:

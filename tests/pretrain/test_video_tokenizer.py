@@ -18,7 +18,7 @@ from tests.worlds import run_ranks
 TINY = str(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml")
 WORDS = [
     "video_tokenizer.channels=[8,16,16]", "train.steps=8", "train.global_batch=8", "train.micro_batch=4", "train.log_every=1",
-    "train.warmup_steps=2", "checkpoint.every=4", "loss.unquantized_steps=4", "tracking.enabled=false",
+    "train.warmup_steps=2", "checkpoint.every=4", "loss.unquantized_until=0.5", "tracking.enabled=false",
     "data.validation_clips=8", "train.validation_batches=1", "train.validate_every=4",
 ]
 
