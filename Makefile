@@ -1,4 +1,4 @@
-# make demo   see it work: train a video tokenizer, tokenize, pretrain on two processes, generate, report (about 15 minutes)
+# make demo   see it work: train a video tokenizer, tokenize, pretrain on two processes, generate, report (about 12 minutes)
 # make test   every test that this machine can run, and lint;   make test-fast   the quick ones
 # Each sets up .venv/ by itself; it needs Python ≥ 3.11, make and a compiler.
 
