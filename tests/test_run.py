@@ -218,7 +218,7 @@ def test_mlflow_has_settings_and_metrics_and_a_resumed_run_goes_on(tmp_path: Pat
     assert run.info.status == "KILLED"
     expected = {key: str(value) for key, value in config.flat(settings(tmp_path)).items()}
     assert run.data.params == expected
-    assert run.data.params["train.lr"] == "0.002"
+    assert {"train.lr", "llm.rope_axes", "parallel.zero_stage"} <= run.data.params.keys()
     track(tmp_path, {"step": 3, "loss": 1.5}, outcome="FINISHED")
     (again,) = client.search_runs([experiment.experiment_id])  # still one run
     assert again.info.run_id == run.info.run_id == (tmp_path / "r" / "mlflow_run_id").read_text()
