@@ -46,11 +46,11 @@ demo: $(READY)
 	    task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain yaml_configs/pretrain/tiny.yaml run.root=$(DEMO)/runs \
 	    data.manifest=$(DEMO)/tokens/manifest.json $(OVER)
-	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --guidance 2 --temperature 0.5 \
+	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --guidance 3 --temperature 0.7 \
 	    --prompt "a red circle moves right on a black background"
 	$(BIN)/hitvideo evaluate reconstruction --run $(DEMO)/runs/tiny-tokenizer --video-shards $(DEMO)/shards
 	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2 \
-	    --guidance 2 --temperature 0.5
+	    --guidance 3 --temperature 0.7
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
 
 clean:

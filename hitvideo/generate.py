@@ -121,7 +121,10 @@ def load_run(directory: Path, device: torch.device, video_tokenizer: Path | None
 
     The video tokenizer is the one its token shards were made with, unless another path is given; its fingerprint is checked.
     """
-    settings = config.build(PretrainRun, config.read_yaml(directory / "config.yaml"), str(directory / "config.yaml"))
+    content = config.read_yaml(directory / "config.yaml")
+    if content.get("program") != "pretrain":
+        raise ConfigError(f"{directory} is a run of '{content.get('program')}'; name one of `python -m pretrain`")
+    settings = config.build(PretrainRun, content, str(directory / "config.yaml"))
     model = LanguageModel(settings.llm, make_layout(settings))
     model.load_state_dict(_weights(directory))
     model.to(device, DTYPES[settings.train.dtype] if device.type == "cuda" else torch.float32).eval()
