@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo import commands as do
-
-EXIT_USER = 2
+from hitvideo.run import EXIT_USER
 
 
 def main(arguments: list[str] | None = None) -> None:
