@@ -17,6 +17,7 @@ from hitvideo.config import ConfigError
 from hitvideo.sections import VideoTokenizerSection
 from hitvideo.tokenizer.conv import (
     Block,
+    Carry,
     CausalConv3d,
     Down,
     Triple,
@@ -77,13 +78,16 @@ class Encoder(nn.Module):
         body: list[nn.Module] = [Block(channels[0]) for _ in range(section.blocks)]
         for stride, before, after in zip(steps, channels[:-1], channels[1:], strict=True):
             body += [Down(before, after, stride), *(Block(after) for _ in range(section.blocks))]
-        self.body = nn.Sequential(*body)
+        self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[-1], section.latent_channels, (1, 3, 3))
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, carry: Carry | None = None) -> Tensor:
+        """`carry`: from one chunk of a video to the next; start with an empty one."""
         video = video.to(self.last.conv.weight.dtype)  # weights may be kept in bf16
-        features = self.first(space_to_depth(video, self.patch))  # (B, C, T, H / patch, W / patch)
-        return rms_normalise(self.last(self.body(features)))  # (B, latent_channels, t, h, w)
+        features = self.first(space_to_depth(video, self.patch), carry)  # (B, C, T, H / patch, W / patch)
+        for module in self.body:
+            features = module(features, carry)
+        return rms_normalise(self.last(features, carry))  # (B, latent_channels, t, h, w)
 
 
 class Decoder(nn.Module):
@@ -98,10 +102,12 @@ class Decoder(nn.Module):
         body: list[nn.Module] = [Block(channels[-1]) for _ in range(section.blocks)]
         for stride, before, after in zip(reversed(steps), reversed(channels[1:]), reversed(channels[:-1]), strict=True):
             body += [Up(before, after, stride), *(Block(after) for _ in range(section.blocks))]
-        self.body = nn.Sequential(*body)
+        self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[0], PIXEL_CHANNELS * section.patch**2, (1, 3, 3))
 
-    def forward(self, latents: Tensor) -> Tensor:
-        latents = channels_last(latents.to(self.last.conv.weight.dtype))
-        features = self.body(self.first(latents))  # (B, C, T, H / patch, W / patch)
-        return depth_to_space(self.last(features), self.patch)
+    def forward(self, latents: Tensor, carry: Carry | None = None) -> Tensor:
+        """`carry`: from one chunk of a video to the next; start with an empty one."""
+        features = self.first(channels_last(latents.to(self.last.conv.weight.dtype)), carry)
+        for module in self.body:
+            features = module(features, carry)  # (B, C, T, H / patch, W / patch) at the end
+        return depth_to_space(self.last(features, carry), self.patch)

@@ -23,12 +23,16 @@ Triple: TypeAlias = tuple[int, int, int]
 NORM_GROUPS = 8
 NORM_EPSILON = 1e-6
 
+Carry: TypeAlias = dict[nn.Module, Tensor]
+"""The last input frames of every causal convolution: what lets a video pass chunk by chunk as if it passed whole."""
+
 
 class CausalConv3d(nn.Module):
     """Convolution whose output frame i sees input frames up to (i + 1) · stride_t - 1, no later one.
 
     (B, in_channels, t, h, w) → (B, out_channels, t / stride_t, h / stride_h, w / stride_w). Spatial kernels are odd and
-    zero-padded; in time `kernel_t - stride_t` copies of the first frame stand in front.
+    zero-padded; in time `kernel_t - stride_t` frames stand in front: those that `carry` holds from the chunk before, or
+    copies of the first frame. A chunk's t is a multiple of stride_t.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
@@ -39,11 +43,26 @@ class CausalConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
         keep_variance(self.conv)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
         if self.time_pad:
-            first = features[:, :, :1].expand(-1, -1, self.time_pad, -1, -1)
-            features = torch.cat((first, features), dim=2)  # (B, C, pad + t, h, w)
+            seen = None if carry is None else carry.get(self)
+            front = features[:, :, :1].expand(-1, -1, self.time_pad, -1, -1) if seen is None else seen
+            features = torch.cat((front, features), dim=2)  # (B, C, pad + t, h, w)
+            if carry is not None:
+                carry[self] = features[:, :, -self.time_pad :].clone()  # a view would keep the whole chunk alive
+        if self.conv.kernel_size[1:] == (1, 1) and self.conv.stride[1:] == (1, 1):
+            return self._over_time(features)
         return cast(Tensor, self.conv(features))
+
+    def _over_time(self, features: Tensor) -> Tensor:
+        """A (k, 1, 1) kernel as k matrix products on shifted frames: twice as fast as the same convolution on CPUs."""
+        frames = features.movedim(1, -1)  # (B, pad + t, h, w, C), contiguous if channels lie last in memory
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        out = F.linear(frames[:, kernel - 1 :: stride], self.conv.weight[:, :, kernel - 1, 0, 0], self.conv.bias)
+        for tap in range(kernel - 1):
+            shifted = frames[:, tap : frames.shape[1] - kernel + 1 + tap : stride]
+            out = out + F.linear(shifted, self.conv.weight[:, :, tap, 0, 0])
+        return out.movedim(-1, 1)  # (B, C, t / stride, h, w)
 
 
 def keep_variance(conv: nn.Conv3d) -> None:
@@ -81,9 +100,9 @@ class Block(nn.Module):
         self.time = CausalConv3d(channels, channels, (3, 1, 1))
         nn.init.zeros_(self.time.conv.weight)
 
-    def forward(self, features: Tensor) -> Tensor:
-        hidden: Tensor = self.space(F.silu(self.space_norm(features)))
-        hidden = self.time(F.silu(self.time_norm(hidden)))
+    def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
+        hidden: Tensor = self.space(F.silu(self.space_norm(features)), carry)
+        hidden = self.time(F.silu(self.time_norm(hidden)), carry)
         return features + hidden  # (B, C, t, h, w)
 
 
@@ -98,8 +117,8 @@ class Down(nn.Module):
         t, h, w = (3 if step > 1 else 1 for step in stride)
         self.conv = CausalConv3d(in_channels, out_channels, (t, h, w), stride)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(features))
+    def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
+        return cast(Tensor, self.conv(features, carry))
 
 
 class Up(nn.Module):
@@ -115,8 +134,8 @@ class Up(nn.Module):
         h, w = (3 if step > 1 else 1 for step in stride[1:])
         self.conv = CausalConv3d(in_channels, out_channels * math.prod(stride), (1, h, w))
 
-    def forward(self, features: Tensor) -> Tensor:
-        return depth_to_space(self.conv(features), self.stride)
+    def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
+        return depth_to_space(self.conv(features, carry), self.stride)
 
 
 def rms_normalise(latents: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""Long videos in chunks: equal to the whole pass, and in memory that does not grow with their length."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hitvideo.hierarchy import Hierarchy, Level
+from hitvideo.sections import VideoTokenizerSection
+from hitvideo.tokenizer.conv import Carry
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from tests.conftest import ROOT
+
+FOUR_LEVELS = tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)])
+PRESETS = {  # hierarchy, patch, widths
+    "four levels": (Hierarchy(levels=FOUR_LEVELS), 2, (8, 12, 16)),
+    "4x8x8": (Hierarchy(levels=(Level(down=(4, 8, 8), num_bits=9),)), 4, (8, 12, 16)),
+    "8x8x8": (Hierarchy(levels=(Level(down=(8, 8, 8), num_bits=9),)), 2, (8, 12, 16, 16)),
+}
+
+
+def make(kind: str) -> VideoTokenizer:
+    """Random weights everywhere: blocks start as the identity, where nothing would be carried."""
+    torch.manual_seed(0)
+    hierarchy, patch, channels = PRESETS[kind]
+    section = VideoTokenizerSection(patch=patch, channels=channels, blocks=1, latent_channels=6)
+    tokenizer = VideoTokenizer(section, hierarchy).eval()
+    for parameter in tokenizer.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return tokenizer
+
+
+def video_of(frames: int) -> Tensor:
+    return torch.rand(1, 3, frames, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("frames", [24, 37])
+def test_chunks_equal_the_whole(kind: str, frames: int) -> None:
+    tokenizer, video = make(kind), video_of(frames)
+    codes = tokenizer.encode(video)
+    for chunk in (8, 16):
+        chunked = tokenizer.encode(video, chunk=chunk)
+        assert all(torch.equal(a, b) for a, b in zip(chunked, codes, strict=True))
+        torch.testing.assert_close(
+            tokenizer.decode(codes, frames, chunk=chunk), tokenizer.decode(codes, frames), rtol=0, atol=1e-5
+        )
+    assert torch.equal(tokenizer.encode(video, levels=1, chunk=8)[0], codes[0])
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_latents_of_chunks_equal_the_whole(kind: str) -> None:
+    tokenizer, video = make(kind), video_of(32)
+    carry: Carry = {}
+    with torch.no_grad():
+        pieces = [tokenizer.encoder(part, carry) for part in video.split(8, dim=2)]
+        torch.testing.assert_close(torch.cat(pieces, dim=2), tokenizer.encoder(video), rtol=0, atol=1e-5)
+        carry.clear()
+        cold = [tokenizer.encoder(part) for part in video.split(8, dim=2)]
+    assert not torch.allclose(torch.cat(cold, dim=2), torch.cat(pieces, dim=2), atol=1e-2), "nothing was carried"
+
+
+def test_a_stream_of_uneven_chunks() -> None:
+    """What a decoder hands over: any number of frames at a time, 37 in all, of which 3 more stand in front."""
+    tokenizer, video = make("four levels"), video_of(37)
+    pieces = list(tokenizer.encode_stream(video.split([1, 2, 20, 5, 9], dim=2), 37))
+    codes = tokenizer.encode(video)
+    assert all(torch.equal(torch.cat(parts, 1), whole) for parts, whole in zip(zip(*pieces, strict=True), codes, strict=True))
+    decoded = torch.cat(list(tokenizer.decode_stream(pieces, 37)), dim=2)
+    torch.testing.assert_close(decoded, tokenizer.decode(codes, 37), rtol=0, atol=1e-5)
+
+
+def test_wrong_chunks_are_explained() -> None:
+    tokenizer, video = make("four levels"), video_of(16)
+    with pytest.raises(ValueError, match="a chunk of 4 frames is shorter than a coarsest cell, 8 frames"):
+        tokenizer.encode(video, chunk=4)
+    with pytest.raises(ValueError, match="the chunks hold 16 frames, the video was said to have 24"):
+        list(tokenizer.encode_stream([video], 24))
+
+
+PEAK = """
+import resource, sys
+import torch
+from tests.tokenizer.test_streaming import make
+torch.set_num_threads(1)
+tokenizer, frames = make("4x8x8"), int(sys.argv[1])
+chunks = (torch.rand(1, 3, 16, 128, 128) for _ in range(frames // 16))
+for chunk in tokenizer.decode_stream(tokenizer.encode_stream(chunks, frames), frames):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_is_flat_in_the_length(tmp_path: Path) -> None:
+    """Peak of a whole process that encodes and decodes a stream of 64 and of 1,024 frames."""
+    program = tmp_path / "peak.py"
+    program.write_text(PEAK)
+    peaks = []
+    for frames in (64, 1024):
+        command = [sys.executable, str(program), str(frames)]
+        done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0], peaks
