@@ -67,10 +67,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="FILE.png: the original, then 1, 2, … levels")
 
     kinds = _group(commands, "evaluate", "measure a trained tokenizer or language model")
-    p = _add(kinds, "reconstruction", do.evaluate_reconstruction, "PSNR and SSIM by prefix of levels")
+    p = _add(kinds, "reconstruction", do.evaluate_reconstruction, "PSNR, SSIM, codes in use by prefix of levels; H.264 beside")
     p.add_argument("--run", type=Path, required=True, help="run directory of a video tokenizer")
     p.add_argument("--video-shards", required=True, help="folder or glob of video shards")
     p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
+    p.add_argument("--json", action="store_true")
     p = _add(kinds, "captions", do.evaluate_captions, "does the video show its caption? (moving shapes only)")
     _add_run(p)
     p.add_argument("--num", type=int, default=64, help="videos to generate")

@@ -158,7 +158,7 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
         figures = evaluate.reconstruction(tokenizer, source, samples, bar.update)
     evaluate.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
     save_figures(words.run, "reconstruction", figures)
-    print(json.dumps(figures))
+    print(json.dumps(figures) if words.json else evaluate.reconstruction_table(figures))
 
 
 def evaluate_captions(words: argparse.Namespace) -> None:

@@ -123,6 +123,8 @@ class ClipDataSection(Section):
     """A folder of video shards, or a glob of .tar files."""
     validation_clips: Positive = 32
     """Held out of training: the last clips of the last shards (whole sources, where shards keep them together)."""
+    random_start: bool = False
+    """Cut a training clip anywhere in its video; false: always at the video's start, which is cheapest to decode."""
     workers: int = Field(0, ge=0)
     """Decoding threads beside the training one; 0 and 1 are the same."""
 

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
     settings = load_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
-    source = ClipSource(shards, settings.video, settings.limits)
+    source = ClipSource(shards, settings.video, settings.limits, settings.data.random_start)
     with start(settings.parallel.tensor) as topology:
         directory = RunDirectory(settings, writer=topology.rank == 0)
         with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
@@ -78,7 +78,6 @@ def make_job(
     training, held_out = split(len(source), settings.data.validation_clips)
     batches = partial(
         Batches,
-        source,
         global_batch=settings.train.global_batch,
         micro_batch=settings.train.micro_batch,
         data_rank=topology.data_rank,
@@ -105,9 +104,9 @@ def make_job(
         train=settings.train,
         checkpoint=settings.checkpoint,
         fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video, source.digest),
-        batches=batches(samples=training),
+        batches=batches(source, training),
         losses=losses,
-        validation=batches(samples=held_out) if settings.train.validation_batches and held_out else None,
+        validation=batches(source.still(), held_out) if settings.train.validation_batches and held_out else None,
         validate=objective.prefixes,
         export=lambda checkpoint: export(checkpoint, directory, settings),
         tokens_per_row=settings.hierarchy.tokens(settings.video.extent),

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hitvideo import config
+from hitvideo.data.order import uniform
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
 from hitvideo.sections import LimitsSection
-from hitvideo.video import decode_clip, to_unit
+from hitvideo.video import decode_clip, probe, to_unit
+
+_START_SALT = 0x57A7
 
 
 class ClipSource:
     """Random access to the clips of video shards, decoded when they are asked for."""
 
-    def __init__(self, shards: Sequence[Path], clip: Clip, limits: LimitsSection) -> None:
+    def __init__(self, shards: Sequence[Path], clip: Clip, limits: LimitsSection, random_start: bool = False) -> None:
+        """`random_start`: cut anywhere in the video, as a function of the position; else at its start."""
         self.clip = clip
         self.limits = limits
+        self.random_start = random_start
         self._members: list[tuple[Path, VideoMember]] = [
             (shard, member) for shard in shards for member in scan(shard).samples
         ]
-
         self.digest = config.fingerprint({shard.name: shard.stat().st_size for shard in shards})
+
+    def still(self) -> ClipSource:
+        """The same clips, all cut at their videos' start: what validation wants."""
+        source = copy.copy(self)
+        source.random_start = False
+        return source
 
     def __len__(self) -> int:
         return len(self._members)
@@ -32,4 +44,11 @@ class ClipSource:
     def tensor(self, index: int, position: int) -> torch.Tensor:  # → (3, T, H, W) in [-1, 1]
         shard, member = self._members[index]
         sample = read(shard, member)
-        return torch.from_numpy(to_unit(decode_clip(sample.video, self.clip, self.limits, name=f"{shard}:{sample.key}")))
+        name = f"{shard}:{sample.key}"
+        start = self._start(sample.video, position, name) if self.random_start else 0.0
+        return torch.from_numpy(to_unit(decode_clip(sample.video, self.clip, self.limits, start, name)))
+
+    def _start(self, video: bytes, position: int, name: str) -> float:
+        """Seconds, such that the clip ends inside the video as its header claims it (0 where it claims nothing)."""
+        spare = (probe(video, name).seconds or 0.0) - (self.clip.frames + 1) / self.clip.fps
+        return max(0.0, spare) * float(uniform(np.array([position], dtype=np.uint64), _START_SALT)[0])

@@ -1,0 +1,40 @@
+"""The outside reference: the bytes keep the budget, and more bytes buy quality."""
+
+import numpy as np
+import pytest
+
+from hitvideo.h264 import h264_at
+from hitvideo.video import Frames
+
+
+@pytest.fixture(scope="module")
+def video() -> Frames:
+    """A soft pattern that drifts: something to predict from frame to frame, something to code in each."""
+    t, y, x = np.meshgrid(np.arange(16), np.arange(64), np.arange(64), indexing="ij")
+    waves = [np.sin(x / 5 + t / 2 + k) * np.cos(y / 7 - t / 3 + 2 * k) for k in range(3)]
+    return np.stack([(127 + 100 * wave) for wave in waves], axis=-1).astype(np.uint8)
+
+
+def error(a: Frames, b: Frames) -> float:
+    return float(np.square(a.astype(float) - b).mean())
+
+
+def test_the_budget_is_kept_and_used(video: Frames) -> None:
+    errors = []
+    for budget in (700, 2000, 8000):
+        decoded, size = h264_at(video, budget)
+        assert decoded.shape == video.shape
+        assert 0.5 * budget < size <= budget
+        errors.append(error(decoded, video))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_a_budget_that_nothing_fits_is_told(video: Frames) -> None:
+    decoded, size = h264_at(video, 10)
+    assert size > 10
+    assert decoded.shape == video.shape
+
+
+def test_the_encoders_advertisement_is_not_counted(video: Frames) -> None:
+    """x264 writes some 600 bytes about its settings into every stream, more than these clips have to spend."""
+    assert h264_at(np.zeros_like(video), 1000)[1] < 600
