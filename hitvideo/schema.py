@@ -27,6 +27,7 @@ from hitvideo.sections import (
     LLMTrainSection,
     LossSection,
     ParallelSection,
+    PhaseSection,
     RunSection,
     TaskSection,
     TextSection,
@@ -57,12 +58,28 @@ class VideoTokenizerRun(BaseRun):
     program: Literal["video_tokenizer"]
     video_tokenizer: VideoTokenizerSection
     loss: LossSection = LossSection()
+    phases: tuple[PhaseSection, ...] = ()
+    """The progressive schedule; none: one phase of train.steps."""
     data: ClipDataSection = ClipDataSection()
     limits: LimitsSection = LimitsSection()
     parallel: ParallelSection = ParallelSection(zero_stage=1)
     train: TrainSection
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> VideoTokenizerRun:
+        total, levels = sum(phase.steps for phase in self.phases), len(self.hierarchy.levels)
+        if self.phases and total != self.train.steps:
+            raise ConfigError(f"the phases have {total} steps in all, train.steps is {self.train.steps}; make them equal")
+        for phase in self.phases:
+            if phase.levels and phase.levels > levels:
+                raise ConfigError(f"phase '{phase.name}' uses {phase.levels} levels, the hierarchy has {levels}")
+        return self
+
+    @property
+    def schedule(self) -> tuple[PhaseSection, ...]:
+        return self.phases or (PhaseSection(name="all", steps=self.train.steps),)
 
 
 class TokenizeRun(Section):

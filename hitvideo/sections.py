@@ -61,7 +61,22 @@ class LossSection(Section):
     level_dropout: Fraction = 0.5
     """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
     unquantized_until: Fraction = 0.0
-    """The share of clips whose latents pass unquantised falls from 1 at the start to 0 at this part of the training."""
+    """The share of clips whose latents pass unquantised falls from 1 at a phase's start to 0 at this part of it."""
+
+
+class PhaseSection(Section):
+    """One phase of the video tokenizer's schedule."""
+
+    name: str
+    steps: Positive
+    quantized: bool = True
+    """false: latents pass unquantised and the codes learn nothing: encoder and decoder come first."""
+    levels: Positive | None = None
+    """Only so many of the coarsest levels are used; null: all."""
+    train: Literal["all", "decoder"] = "all"
+    """decoder: encoder and quantiser keep their weights, so codes made before stay valid."""
+    lr: float | None = Field(None, gt=0)
+    """Where the phase's own cosine starts; null: train.lr."""
 
 
 class LLMSection(Section):

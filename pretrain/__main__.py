@@ -32,7 +32,7 @@ from hitvideo.schema import PretrainRun, load_as
 from hitvideo.text import TextTokenizer
 from hitvideo.throughput import make_layout, mfu, training_flops_per_row
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, train
+from pretrain.loop import Job, learning_rate, train
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,12 @@ def make_job(
     flops = training_flops_per_row(model)
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
     weights = settings.train.text_loss_weight, settings.train.level_balance
+
+    def set_lr(step: int) -> float:
+        lr = learning_rate(settings.train, step)
+        engine.set_lr(lr)
+        return lr
+
     validating = settings.train.validation_batches > 0 and len(held_out) > 0
     return Job(
         engine=engine,
@@ -79,6 +85,7 @@ def make_job(
         checkpoint=settings.checkpoint,
         fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.video, settings.text, dataset.digest),
         batches=batches(source, training),
+        set_lr=set_lr,
         losses=lambda rows, _step: engine(rows, *weights),
         validation=batches(whole, held_out) if validating else None,
         validate=lambda rows: engine(rows, *weights),

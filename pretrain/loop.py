@@ -40,6 +40,8 @@ class Job:
     fingerprint: str
     """Of the settings that a checkpoint must share to be loaded."""
     batches: Batches
+    set_lr: Callable[[int], float]
+    """Sets the learning rate of a step, and returns it."""
     losses: Callable[[torch.Tensor, int], dict[str, torch.Tensor]]
     """(micro-batch, step) → scalars; `loss` is minimised, all are logged."""
     validation: Batches | None
@@ -64,7 +66,7 @@ def train(job: Job) -> int:
             with meter.timed():
                 with meter.waiting():
                     micro_batches = job.batches(step)
-                engine.set_lr(learning_rate(settings, step))
+                lr = job.set_lr(step)
                 for batch in micro_batches:
                     losses = job.losses(batch.to(engine.topology.device, non_blocking=True), step)
                     engine.backward(losses["loss"])
@@ -74,7 +76,7 @@ def train(job: Job) -> int:
             last = step == settings.steps
             validated = validation_losses(job) if last or step % settings.validate_every == 0 else {}
             if step == 1 or last or step % settings.log_every == 0 or validated:
-                row = {"step": step, **meter.row(learning_rate(settings, step - 1)), **validated}
+                row = {"step": step, **meter.row(lr), **validated}
                 directory.append_metrics(row)
                 job.tracker.log(row, step)
                 progress.show(step, row)
@@ -102,13 +104,14 @@ def resume(job: Job) -> int:
     return step
 
 
-def learning_rate(settings: TrainSection, step: int) -> float:
-    """Linear warm-up, then a cosine to lr × min_lr_ratio at the last step."""
+def learning_rate(settings: TrainSection, step: int, steps: int | None = None, lr: float | None = None) -> float:
+    """Linear warm-up, then a cosine to lr × min_lr_ratio at the last step. `steps`, `lr`: a phase's instead of the run's."""
+    steps, lr = steps or settings.steps, lr or settings.lr
     if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    span = max(settings.steps - settings.warmup_steps, 1)
+        return lr * (step + 1) / settings.warmup_steps
+    span = max(steps - settings.warmup_steps, 1)
     cosine = 0.5 * (1 + math.cos(math.pi * min((step - settings.warmup_steps) / span, 1.0)))
-    return settings.lr * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine)
+    return lr * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ The same command again resumes. Exit code 75: stopped on request. The result is 
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
 from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix, unquantized_share
+from hitvideo.tokenizer.phases import place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, train
+from pretrain.loop import Job, learning_rate, train
 
+log = logging.getLogger(__name__)
+_PARTS = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
 _BLOCK = 1024  # clips within which the order shuffles together; decoding, not reading, is what costs here
 
 
@@ -44,11 +48,14 @@ class Objective(nn.Module):
         self.settings = settings
         self.video_tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
 
-    def forward(self, video: torch.Tensor, prefix: torch.Tensor | None, step: int) -> dict[str, torch.Tensor]:
-        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised."""
+    def forward(self, video: torch.Tensor, prefix: torch.Tensor, step: int, quantized: bool) -> dict[str, torch.Tensor]:
+        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised.
+
+        `quantized` False: the losses of the codes are logged but do not count.
+        """
         weight = next(self.parameters())
         reconstruction = self.video_tokenizer(video.to(weight.dtype), prefix)
-        return reconstruction_losses(reconstruction, video, self.settings.loss, step)
+        return reconstruction_losses(reconstruction, video, self.settings.loss, step, quantized)
 
     @torch.no_grad()
     def prefixes(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -88,14 +95,24 @@ def make_job(
     )
     torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
     objective = Objective(settings)
-    engine = Engine(objective, topology, settings.parallel, settings.train)
+    engine = Engine(objective, topology, settings.parallel, settings.train, parts=_PARTS)
     levels, loss = len(settings.hierarchy.levels), settings.loss
 
+    def set_lr(step: int) -> float:
+        here = place(settings.schedule, step)
+        if here.step == 0 and settings.phases and directory.writer:
+            log.warning("phase %d, %s, begins at step %d", here.number, here.phase.name, step)
+        lr = learning_rate(settings.train, here.step, here.phase.steps, here.phase.lr)
+        engine.set_lr(lr, frozen=_PARTS[:2] if here.phase.train == "decoder" else ())
+        return lr
+
     def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        here = place(settings.schedule, step)
         random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
-        unquantized = unquantized_share(loss, step / settings.train.steps)
-        prefix = sample_prefix(len(video), levels, loss.level_dropout, random, unquantized)
-        return engine(video, prefix.to(video.device), step)
+        unquantized = unquantized_share(loss, here.progress) if here.phase.quantized else 1.0
+        prefix = sample_prefix(len(video), here.phase.levels or levels, loss.level_dropout, random, unquantized)
+        scalars = engine(video, prefix.to(video.device), step, here.phase.quantized)
+        return {**scalars, "phase": torch.tensor(float(here.number), device=video.device)}
 
     return Job(
         engine=engine,
@@ -105,6 +122,7 @@ def make_job(
         checkpoint=settings.checkpoint,
         fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video, source.digest),
         batches=batches(source, training),
+        set_lr=set_lr,
         losses=losses,
         validation=batches(source.still(), held_out) if settings.train.validation_batches and held_out else None,
         validate=objective.prefixes,

@@ -7,7 +7,7 @@ what it made of them is asserted right after: a wrong mpu otherwise gives wrong 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import deepspeed
@@ -54,15 +54,21 @@ class Engine:
         parallel: ParallelSection,
         train: TrainSection,
         leaf_modules: Iterable[type[nn.Module]] = (),
+        parts: Sequence[str] = ("",),
     ) -> None:
-        """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time."""
+        """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time.
+
+        `parts`: prefixes of parameters' names, every parameter having exactly one; a part can be frozen by itself.
+        """
         deepspeed_logger.setLevel(logging.WARNING)
         self.topology = topology
         self.accumulation = train.accumulation(topology.data)
         leaf_modules = [kind for kind in leaf_modules if any(isinstance(module, kind) for module in model.modules())]
         if parallel.zero_stage == 3 and leaf_modules:
             set_z3_leaf_modules(model, leaf_modules)
-        optimizer = torch.optim.AdamW(_groups(model, train.weight_decay), lr=train.lr, betas=train.betas)
+        groups = _groups(model, train.weight_decay, parts)
+        self._parts = [part for part, _ in groups]
+        optimizer = torch.optim.AdamW([group for _, group in groups], lr=train.lr, betas=train.betas)
         self.model = model.to(topology.device, DTYPES[train.dtype])
         self.zero_stage = parallel.zero_stage
         self._engine, *_ = deepspeed.initialize(
@@ -94,9 +100,10 @@ class Engine:
         """After every backward; after a step's last micro-batch it clips and updates the weights."""
         self._engine.step()
 
-    def set_lr(self, lr: float) -> None:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+    def set_lr(self, lr: float, frozen: Collection[str] = ()) -> None:
+        """The learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
+        for part, group in zip(self._parts, self._engine.optimizer.param_groups, strict=True):
+            group["lr"] = 0.0 if part in frozen else lr
 
     @property
     def grad_norm(self) -> float:
@@ -121,9 +128,13 @@ class Engine:
         return bool(packed.item())
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Optimizer groups with their part: of each, matrices, which decay, and norms and biases, which do not."""
+    groups: list[tuple[str, dict[str, Any]]] = []
+    for part in parts:
+        mine = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)]
+        matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
+        groups += [(part, {"params": matrices, "weight_decay": weight_decay}), (part, {"params": vectors, "weight_decay": 0.0})]
+    divided = sum(len(group["params"]) for _, group in groups)
+    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"{parts} do not divide the parameters"
+    return [group for group in groups if group[1]["params"]]

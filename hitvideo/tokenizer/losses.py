@@ -21,12 +21,15 @@ def unquantized_share(section: LossSection, progress: float) -> float:
     return max(0.0, 1 - progress / section.unquantized_until) if section.unquantized_until else 0.0
 
 
-def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int) -> dict[str, Tensor]:
+def reconstruction_losses(
+    reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int, quantized: bool = True
+) -> dict[str, Tensor]:
     """Scalars by name: `loss`, the weighted sum, and its unweighted parts.
 
     `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `entropy` and `commitment`, means over the levels, so
     that their weights mean the same for any hierarchy; `residual`, which ties the sum of the levels to the latents and
-    has the commitment's weight, being its counterpart for the pyramid as a whole. All in fp32.
+    has the commitment's weight, being its counterpart for the pyramid as a whole. All in fp32. `quantized` False: what
+    the codes would lose weighs nothing.
     """
     output, target = reconstruction.video.float(), video.float()
     parts = {
@@ -39,9 +42,9 @@ def reconstruction_losses(reconstruction: Reconstruction, video: Tensor, section
     weights = {
         "l1": section.l1,
         "l2": section.l2,
-        "entropy": entropy_weight(section, step),
-        "commitment": section.commitment,
-        "residual": section.commitment,
+        "entropy": quantized * entropy_weight(section, step),
+        "commitment": quantized * section.commitment,
+        "residual": quantized * section.commitment,
     }
     loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return {"loss": loss, **parts}

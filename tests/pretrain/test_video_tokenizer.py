@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import pretrain.video_tokenizer as program
+from hitvideo.config import ConfigError
 from hitvideo.data.pack import write_moving_shapes
+from hitvideo.parallel.checkpoint import Reader
 from hitvideo.run import read_metrics
+from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import load
 from tests.samples import ROOT, tiny_hierarchy
 from tests.worlds import run_ranks
@@ -36,8 +39,10 @@ def train(tmp_path: Path, shards: Path, name: str, world: int = 1, *extra: str) 
     return read_metrics(tmp_path / name / "metrics.jsonl")
 
 
-def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path, shards: Path) -> None:
-    straight = train(tmp_path, shards, "straight")
+@pytest.mark.parametrize("phased", [False, True])
+def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path, shards: Path, phased: bool) -> None:
+    extra = [PHASES] if phased else []
+    straight = train(tmp_path, shards, "straight", 1, *extra)
     assert straight[-1]["l2"] < straight[0]["l2"]
     assert {f"validation_psnr_levels_{k}" for k in (1, 2, 3, 4)} <= straight[-1].keys()
     copy = tmp_path / "again"
@@ -46,11 +51,53 @@ def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path
     shutil.rmtree(copy / "weights")
     shutil.rmtree(copy / "checkpoints/step-00000008")
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("name: straight", "name: again"))
-    again = train(tmp_path, shards, "again")
-    same = ("step", "loss", "l1", "l2", "grad_norm", "validation_psnr_levels_4")
-    assert [[row.get(k) for k in same] for row in again] == [[row.get(k) for k in same] for row in straight]
+    again = train(tmp_path, shards, "again", 1, *extra)
+    keys = ("step", "loss", "l1", "l2", "grad_norm", "validation_psnr_levels_4")
+    assert [[row.get(k) for k in keys] for row in again] == [[row.get(k) for k in keys] for row in straight]
     one, other = (load(tmp_path / name / "weights")[0].state_dict() for name in ("straight", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+PHASES = (
+    "phases=[{name: autoencoder, steps: 2, quantized: false}, {name: coarse, steps: 2, levels: 2, lr: 1e-3}, "
+    "{name: all-levels, steps: 2}, {name: decoder, steps: 2, train: decoder}]"
+)
+
+
+def parts(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """A checkpoint's weights by part of the tokenizer."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in Reader(path).weights(torch.float32):
+        found.setdefault(name.split(".")[1], {})[name] = tensor
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_phases_train_what_they_say(tmp_path: Path, shards: Path, stage: int) -> None:
+    extra = [PHASES, "checkpoint.every=2", "checkpoint.keep_last=9", "train.weight_decay=0.1", f"parallel.zero_stage={stage}"]
+    rows = train(tmp_path, shards, "phases", 1, *extra)
+    assert [row["phase"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+    # Without codes' losses and with every clip unquantised, the loss is that of the pixels alone.
+    assert rows[0]["loss"] == pytest.approx(0.2 * rows[0]["l1"] + 4 * rows[0]["l2"], rel=1e-5)
+    assert rows[2]["loss"] != pytest.approx(0.2 * rows[2]["l1"] + 4 * rows[2]["l2"], rel=1e-3)
+    assert rows[2]["lr"] == pytest.approx(1e-3 / 2), "a phase has its own warm-up and peak"
+    steps = [parts(tmp_path / f"phases/checkpoints/step-{step:08d}") for step in (2, 4, 6, 8)]
+    assert not same(steps[1]["encoder"], steps[2]["encoder"])
+    for part in ("encoder", "quantizer"):
+        assert same(steps[2][part], steps[3][part]), f"{part} moved while only the decoder was to learn"
+    assert not same(steps[2]["decoder"], steps[3]["decoder"])
+
+
+def test_wrong_phases_are_explained(tmp_path: Path) -> None:
+    words = [f"run.root={tmp_path}", "data.video_shards=x"]
+    with pytest.raises(ConfigError, match=r"the phases have 8 steps in all, train.steps is 9; make them equal"):
+        load_as(VideoTokenizerRun, TINY, [*words, PHASES, "train.steps=9"])
+    with pytest.raises(ConfigError, match=r"phase 'coarse' uses 5 levels, the hierarchy has 4"):
+        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: coarse, steps: 8, levels: 5}]", "train.steps=8"])
 
 
 @pytest.mark.slow

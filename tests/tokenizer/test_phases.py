@@ -1,0 +1,16 @@
+"""Which phase a step belongs to."""
+
+from hitvideo.sections import PhaseSection
+from hitvideo.tokenizer.phases import place
+
+PHASES = [PhaseSection(name=name, steps=steps) for name, steps in (("a", 3), ("b", 1), ("c", 4))]
+
+
+def test_every_step_has_its_place() -> None:
+    found = [(here.phase.name, here.number, here.step) for here in (place(PHASES, step) for step in range(8))]
+    assert found == [("a", 0, 0), ("a", 0, 1), ("a", 0, 2), ("b", 1, 0), ("c", 2, 0), ("c", 2, 1), ("c", 2, 2), ("c", 2, 3)]
+    assert place(PHASES, 6).progress == 0.5
+
+
+def test_beyond_the_end_is_the_last_phase() -> None:
+    assert place(PHASES, 9).phase.name == "c"
