@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", help="RUN.yaml")
     p.add_argument("override", nargs="*", help="section.key=value")
 
-    p = _add(commands, "plan", do.show_plan, "parameters, memory, time and cost of a pretraining run, before it is started")
-    p.add_argument("run", help="RUN.yaml of program 'pretrain'")
+    p = _add(commands, "plan", do.show_plan, "parameters, memory, time and cost of a training run, before it is started")
+    p.add_argument("run", help="RUN.yaml of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--json", action="store_true")
 

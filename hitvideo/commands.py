@@ -47,10 +47,13 @@ def _derived(run: Any) -> dict[str, Any]:
 def show_plan(words: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from hitvideo import schema
-    from hitvideo.throughput import plan
+    from hitvideo import schema, throughput
+    from hitvideo.tokenizer import budget
 
-    figures = asdict(plan(schema.load_as(schema.PretrainRun, words.run, words.override)))
+    run = schema.load(words.run, words.override)
+    if isinstance(run, schema.TokenizeRun):
+        raise ConfigError(f"{words.run}: there is nothing to plan for tokenize_shards; give a run that trains")
+    figures = asdict(throughput.plan(run) if isinstance(run, schema.PretrainRun) else budget.plan(run))
     if words.json:
         print(json.dumps(figures))
         return

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo import config
 from hitvideo.config import needed
@@ -28,7 +26,8 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
-from hitvideo.throughput import FORWARD_AND_BACKWARD, mfu
+from hitvideo.throughput import mfu
+from hitvideo.tokenizer.budget import training_flops_per_clip
 from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix, unquantized_share
 from hitvideo.tokenizer.phases import place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
@@ -131,13 +130,6 @@ def make_job(
         flops_per_row=training_flops_per_clip(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
     )
-
-
-def training_flops_per_clip(settings: VideoTokenizerRun) -> float:
-    """Forward and backward, counted by torch on a pass without data; the backward is twice the forward."""
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *settings.video.extent))
-    return FORWARD_AND_BACKWARD * float(counter.get_total_flops())
 
 
 def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:
