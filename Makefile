@@ -6,13 +6,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := demo
+EXPERIMENT := experiments/levels
 OVER ?=# overrides for the demo's programs, as in make demo OVER="train.steps=50"
 
 # DeepSpeed must not build CUDA ops, nor look for a GPU's runtime to do so.
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: venv demo test test-fast lint bench clean
+.PHONY: venv demo test test-fast lint bench experiment-levels clean
 
 venv: $(READY)
 
@@ -52,6 +53,16 @@ demo: $(READY)
 	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2 \
 	    --guidance 3 --temperature 0.7
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
+
+# One level against four at equal bits, network and steps, on your own captioned clips: make experiment-levels CLIPS=SRC
+experiment-levels: $(READY)
+	test -n "$(CLIPS)" || { echo "name the clips: make experiment-levels CLIPS=SRC (a folder, or a TSV with file and caption)"; exit 2; }
+	test -d $(EXPERIMENT)/shards || $(BIN)/hitvideo data pack $(CLIPS) $(EXPERIMENT)/shards --per-shard 16
+	for kind in four one; do OMP_NUM_THREADS=1 $(BIN)/python -m pretrain.video_tokenizer \
+	    yaml_configs/pretrain_tokenizer/small_$${kind}_level.yaml run.root=$(EXPERIMENT)/runs data.video_shards=$(EXPERIMENT)/shards $(OVER) \
+	    & runs="$$runs $$!"; done; for run in $$runs; do wait $$run || exit 1; done
+	for kind in four one; do $(BIN)/hitvideo evaluate reconstruction --run $(EXPERIMENT)/runs/small-$$kind-level \
+	    --video-shards $(EXPERIMENT)/shards --clips 16 || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
