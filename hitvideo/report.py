@@ -19,6 +19,8 @@ CURVES = (  # title, pattern of the metrics that share the picture
     ("Loss", r"(validation_)?loss"),
     ("Loss by level (nats per index)", r"loss_(level_\d+|text)"),
     ("PSNR of validation clips by prefix of levels (dB)", r"validation_psnr_.*"),
+    ("Codes of each level in a micro-batch", r"used_level_\d+"),
+    ("Most one-sided bit of each level (0 is dead)", r"balance_level_\d+"),
     ("Gradient norm", r"grad_norm"),
     ("Tokens per second", r"tokens_per_s"),
 )

@@ -189,6 +189,8 @@ class TrainSection(Section):
     """On matrices only; norms, biases and embeddings of levels have none."""
     clip: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which `weights/` then holds; 0: none."""
     log_every: Positive = 10
     validate_every: Positive = 500
     validation_batches: int = Field(4, ge=0)

@@ -28,7 +28,7 @@ from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import mfu
 from hitvideo.tokenizer.budget import training_flops_per_clip
-from hitvideo.tokenizer.losses import reconstruction_losses, sample_prefix, unquantized_share
+from hitvideo.tokenizer.losses import code_use, reconstruction_losses, sample_prefix, unquantized_share
 from hitvideo.tokenizer.phases import place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
@@ -54,7 +54,8 @@ class Objective(nn.Module):
         """
         weight = next(self.parameters())
         reconstruction = self.video_tokenizer(video.to(weight.dtype), prefix)
-        return reconstruction_losses(reconstruction, video, self.settings.loss, step, quantized)
+        losses = reconstruction_losses(reconstruction, video, self.settings.loss, step, quantized)
+        return {**losses, **code_use(reconstruction.codes, [level.num_bits for level in self.settings.hierarchy.levels])}
 
     @torch.no_grad()
     def prefixes(self, video: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from hitvideo.config import ConfigError
 from hitvideo.llm.init import full_shape
 from hitvideo.parallel.engine import Engine
-from hitvideo.parallel.fragments import STATES, adam_states, fragments, refresh_weights
+from hitvideo.parallel.fragments import AVERAGE, WEIGHT, adam_states, fragments, refresh_weights
 
 FORMAT = 1
 
@@ -45,8 +45,8 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
     tensors: dict[str, torch.Tensor] = {}
     index = []
     for name, offset, states in fragments(engine, engine.model):
-        index.append({"name": name, "offset": offset, "length": states[0].numel()})
-        for kind, state in zip(STATES, states, strict=True):
+        index.append({"name": name, "offset": offset, "length": states[WEIGHT].numel()})
+        for kind, state in states.items():
             tensors[f"{name}@{offset}/{kind}"] = state.to("cpu", copy=True)
     stem = partial / f"rank-{topology.rank:05d}"
     save_file(tensors, stem.with_suffix(".safetensors"))
@@ -57,6 +57,7 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
         description = {
             "format": FORMAT,
             "step": step,
+            "averaged": bool(engine.averages),
             "adam_step": int(adam_states(engine)[0]["step"]),
             "fingerprint": fingerprint,
             "world": topology.world,
@@ -88,11 +89,13 @@ def load(path: Path, engine: Engine, fingerprint: str) -> int:
     for fragment in fragments(engine, engine.model):
         if fragment.name != name:
             name, (shape, dim) = fragment.name, shapes[fragment.name]
-            whole = {kind: reader.full(name, kind) for kind in STATES}
-            if list(whole["fp32"].shape) != shape:
-                raise ConfigError(f"{path}: {name} has shape {list(whole['fp32'].shape)}, the run's model has {shape}")
+            # An average that the checkpoint does not have starts from its weights.
+            average = AVERAGE if reader.averaged else WEIGHT
+            whole = {kind: reader.full(name, average if kind == AVERAGE else kind) for kind in fragment.states}
+            if list(whole[WEIGHT].shape) != shape:
+                raise ConfigError(f"{path}: {name} has shape {list(whole[WEIGHT].shape)}, the run's model has {shape}")
             share = {k: (w if dim < 0 else w.chunk(topology.tensor, dim)[topology.tensor_rank]) for k, w in whole.items()}
-        for kind, view in zip(STATES, fragment.states, strict=True):
+        for kind, view in fragment.states.items():
             view.copy_(share[kind].flatten().narrow(0, fragment.offset, view.numel()))
     for state in adam_states(engine):
         state["step"].fill_(reader.state["adam_step"])
@@ -127,8 +130,13 @@ class Reader:
     def names(self) -> list[str]:
         return list(self.state["parameters"])
 
-    def full(self, name: str, kind: str = "fp32") -> torch.Tensor:
-        """A parameter's undivided weight or Adam moment."""
+    @property
+    def averaged(self) -> bool:
+        """Whether the run keeps a moving average of its weights."""
+        return bool(self.state.get("averaged", False))
+
+    def full(self, name: str, kind: str = WEIGHT) -> torch.Tensor:
+        """A parameter's undivided weight, Adam moment or average."""
         if name not in self.state["parameters"]:
             raise ConfigError(f"{self.path}: has no parameter '{name}'; it is a checkpoint of another model")
         shape, dim = self.state["parameters"][name]
@@ -148,9 +156,9 @@ class Reader:
         return parts[0] if dim < 0 else torch.cat(parts, dim)
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every undivided weight: what `weights/` is exported from."""
+        """Every undivided weight, averaged where the run averages: what `weights/` is exported from."""
         for name in self.names:
-            yield name, self.full(name).to(dtype)
+            yield name, self.full(name, AVERAGE if self.averaged else WEIGHT).to(dtype)
 
     def _open(self, file: Path) -> Any:
         if file not in self._files:

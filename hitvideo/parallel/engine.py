@@ -78,6 +78,9 @@ class Engine:
             mpu=ModelParallelUnit(),
         )
         self._check(train)
+        self._ema = train.ema
+        self.averages: list[torch.Tensor] = [flat.detach().clone() for flat in self.masters] if train.ema else []
+        """The moving average of each of `masters`, in the same places; empty where there is none."""
 
     def _check(self, train: TrainSection) -> None:
         engine, topology = self._engine, self.topology
@@ -97,8 +100,13 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self) -> None:
-        """After every backward; after a step's last micro-batch it clips and updates the weights."""
+        """After every backward; after a step's last micro-batch it clips, updates the weights and their average."""
+        last = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if last and self._ema:
+            for average, master in zip(self.averages, self.masters, strict=True):
+                done = float(self.optimizer.optimizer.state[master]["step"])
+                average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # forgets the start sooner
 
     def set_lr(self, lr: float, frozen: Collection[str] = ()) -> None:
         """The learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
@@ -114,6 +122,15 @@ class Engine:
     def optimizer(self) -> Any:
         """DeepSpeed's ZeRO optimizer, for the checkpoint."""
         return self._engine.optimizer
+
+    @property
+    def masters(self) -> list[torch.Tensor]:
+        """This rank's flat fp32 buffers of weights, as ZeRO divided them."""
+        zero = self._engine.optimizer
+        flats: list[torch.Tensor] = (
+            zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
+        )
+        return flats
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The values averaged over the data-parallel ranks (tensor-parallel ranks hold equal ones)."""

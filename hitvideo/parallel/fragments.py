@@ -1,8 +1,9 @@
 """Where each rank's share of the weights and Adam states lies inside ZeRO's flat buffers.
 
 A fragment is a run of one parameter's elements, after tensor-parallel division and flattening, with live views of its
-fp32 master weight and both Adam moments. Reading the views saves a checkpoint, writing them loads one, and a fragment's
-(name, tensor rank, offset, length) means the same whatever topology and ZeRO stage produced it.
+fp32 master weight, both Adam moments and, where the run keeps one, the weight's moving average. Reading the views saves a
+checkpoint, writing them loads one, and a fragment's (name, tensor rank, offset, length) means the same whatever topology
+and ZeRO stage produced it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from torch import nn
 
 from hitvideo.parallel.engine import Engine
 
-STATES = ("fp32", "exp_avg", "exp_avg_sq")
+WEIGHT, AVERAGE = "fp32", "ema"
 
 
 class Fragment(NamedTuple):
-    """`states[s]` are 1-D fp32 views of equal length, one for each of STATES."""
+    """`states` are 1-D fp32 views of equal length by name: fp32, exp_avg, exp_avg_sq and, with an average, ema."""
 
     name: str
     offset: int
-    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    states: dict[str, torch.Tensor]
 
 
 def fragments(engine: Engine, model: nn.Module) -> Iterator[Fragment]:
@@ -35,7 +36,7 @@ def fragments(engine: Engine, model: nn.Module) -> Iterator[Fragment]:
 
 def adam_states(engine: Engine) -> list[dict[str, Any]]:
     """Adam's state dictionaries of this rank's flat buffers."""
-    return [_adam_state(engine, flat) for flat in _flat_buffers(engine)]
+    return [_adam_state(engine, flat) for flat in engine.masters]
 
 
 def refresh_weights(engine: Engine) -> None:
@@ -52,14 +53,6 @@ def refresh_weights(engine: Engine) -> None:
         persistent[0].all_gather(persistent)
 
 
-def _flat_buffers(engine: Engine) -> list[torch.Tensor]:
-    zero = engine.optimizer
-    flats: list[torch.Tensor] = (
-        zero.fp32_partitioned_groups_flat if engine.zero_stage == 3 else zero.single_partition_of_fp32_groups
-    )
-    return flats
-
-
 def _adam_state(engine: Engine, flat: torch.Tensor) -> dict[str, Any]:
     """torch.optim.Adam's state of a flat buffer, made as Adam itself would at its first step."""
     state: dict[str, Any] = engine.optimizer.optimizer.state[flat]
@@ -70,10 +63,13 @@ def _adam_state(engine: Engine, flat: torch.Tensor) -> dict[str, Any]:
     return state
 
 
-def _views(engine: Engine, flat: torch.Tensor, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    state = _adam_state(engine, flat)
-    views = [buffer.detach().narrow(0, start, length) for buffer in (flat, state["exp_avg"], state["exp_avg_sq"])]
-    return views[0], views[1], views[2]
+def _views(engine: Engine, group: int, start: int, length: int) -> dict[str, torch.Tensor]:
+    flat = engine.masters[group]
+    adam = _adam_state(engine, flat)
+    buffers = {WEIGHT: flat, "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
+    if engine.averages:
+        buffers[AVERAGE] = engine.averages[group]
+    return {kind: buffer.detach().narrow(0, start, length) for kind, buffer in buffers.items()}
 
 
 def _partitioned(engine: Engine, name: str, parameter: Any) -> Iterator[Fragment]:
@@ -83,13 +79,13 @@ def _partitioned(engine: Engine, name: str, parameter: Any) -> Iterator[Fragment
     offset = share * engine.topology.data_rank
     length = min(share, parameter.ds_numel - offset)
     if length > 0:
-        yield Fragment(name, offset, _views(engine, zero.fp32_partitioned_groups_flat[group], start, length))
+        yield Fragment(name, offset, _views(engine, group, start, length))
 
 
 def _mapped(engine: Engine, name: str, parameter: Any) -> Iterator[Fragment]:
     """ZeRO-1 and -2: all parameters lie end to end in one buffer that is cut into equal parts; DeepSpeed keeps the map."""
     mapping = getattr(parameter, "_hp_mapping", None)
     if mapping is not None:
-        flat = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
         held = mapping.hp_fragment_address
-        yield Fragment(name, mapping.lp_fragment_address.start, _views(engine, flat, held.start, held.numel))
+        views = _views(engine, mapping.param_group_index, held.start, held.numel)
+        yield Fragment(name, mapping.lp_fragment_address.start, views)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.sections import LossSection
+from hitvideo.tokenizer.lfq import indices_to_signs
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
 
@@ -29,7 +32,7 @@ def reconstruction_losses(
     `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `entropy` and `commitment`, means over the levels, so
     that their weights mean the same for any hierarchy; `residual`, which ties the sum of the levels to the latents and
     has the commitment's weight, being its counterpart for the pyramid as a whole. All in fp32. `quantized` False: what
-    the codes would lose weighs nothing.
+    the codes would lose weighs nothing. Besides, `entropy_level_k` and `commitment_level_k`, to be logged.
     """
     output, target = reconstruction.video.float(), video.float()
     parts = {
@@ -47,7 +50,23 @@ def reconstruction_losses(
         "residual": quantized * section.commitment,
     }
     loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-    return {"loss": loss, **parts}
+    by_level = {"entropy": reconstruction.entropy, "commitment": reconstruction.commitment}
+    logged = {f"{name}_level_{k}": part.detach() for name, levels in by_level.items() for k, part in enumerate(levels)}
+    return {"loss": loss, **parts, **logged}
+
+
+@torch.no_grad()
+def code_use(codes: Sequence[Tensor], num_bits: Sequence[int]) -> dict[str, Tensor]:
+    """What a micro-batch's codes, coarsest level first, tell of collapse before a picture does.
+
+    `used_level_k`: different codes; `balance_level_k`: min(mean, 1 - mean) of the level's most one-sided bit, 0 is dead.
+    """
+    found = {}
+    for k, (indices, bits) in enumerate(zip(codes, num_bits, strict=True)):
+        mean = (indices_to_signs(indices, bits) > 0).float().mean(dim=(0, 2, 3, 4))  # (bits,)
+        found[f"used_level_{k}"] = torch.tensor(float(len(torch.unique(indices))), device=indices.device)
+        found[f"balance_level_{k}"] = torch.minimum(mean, 1 - mean).min()
+    return found
 
 
 def sample_prefix(

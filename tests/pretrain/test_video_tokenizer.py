@@ -92,6 +92,45 @@ def test_phases_train_what_they_say(tmp_path: Path, shards: Path, stage: int) ->
     assert not same(steps[2]["decoder"], steps[3]["decoder"])
 
 
+@pytest.mark.parametrize(("stage", "world"), [(1, 1), (1, 2), (3, 2)])
+def test_the_average_of_the_weights(tmp_path: Path, shards: Path, stage: int, world: int) -> None:
+    """By hand from the weights after every step; it is what `weights/` holds, and a resumed run goes on with it."""
+    extra = ["train.ema=0.4", "checkpoint.every=1", "checkpoint.keep_last=9", f"parallel.zero_stage={stage}"]
+    train(tmp_path, shards, "averaged", world, *extra)
+    readers = [Reader(tmp_path / f"averaged/checkpoints/step-{step:08d}") for step in range(1, 9)]
+    name = "video_tokenizer.decoder.first.conv.weight"
+    average = readers[0].full(name, "ema")
+    for step, reader in enumerate(readers[1:], start=2):
+        decay = min(0.4, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * reader.full(name)
+        torch.testing.assert_close(reader.full(name, "ema"), average, rtol=0, atol=1e-7)
+    exported = load(tmp_path / "averaged/weights")[0].state_dict()
+    assert torch.equal(exported[name.removeprefix("video_tokenizer.")], readers[-1].full(name, "ema"))
+    assert not torch.equal(readers[-1].full(name, "ema"), readers[-1].full(name))
+    if world == 1:
+        copy = tmp_path / "again"
+        shutil.copytree(tmp_path / "averaged", copy)
+        (copy / "DONE").unlink()
+        for step in range(6, 9):
+            shutil.rmtree(copy / f"checkpoints/step-{step:08d}")
+        (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("name: averaged", "name: again"))
+        train(tmp_path, shards, "again", world, *extra)
+        resumed = Reader(copy / "checkpoints/step-00000008")
+        assert all(torch.equal(resumed.full(n, "ema"), readers[-1].full(n, "ema")) for n in resumed.names)
+
+
+def test_an_average_starts_from_a_checkpoint_without_one(tmp_path: Path, shards: Path) -> None:
+    words = ["train.lr=1e-9", "checkpoint.every=4", "checkpoint.keep_last=9"]
+    train(tmp_path, shards, "late", 1, *words)
+    directory = tmp_path / "late"
+    (directory / "DONE").unlink()
+    (directory / "config.yaml").unlink()
+    shutil.rmtree(directory / "checkpoints/step-00000008")
+    train(tmp_path, shards, "late", 1, *words, "train.ema=0.5")
+    end = Reader(directory / "checkpoints/step-00000008")
+    torch.testing.assert_close(end.full(end.names[0], "ema"), end.full(end.names[0]), rtol=0, atol=1e-6)
+
+
 def test_wrong_phases_are_explained(tmp_path: Path) -> None:
     words = [f"run.root={tmp_path}", "data.video_shards=x"]
     with pytest.raises(ConfigError, match=r"the phases have 8 steps in all, train.steps is 9; make them equal"):

@@ -12,7 +12,7 @@ from hitvideo.config import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.sections import LossSection, VideoTokenizerSection
 from hitvideo.tokenizer.conv import Block
-from hitvideo.tokenizer.losses import entropy_weight, reconstruction_losses, sample_prefix
+from hitvideo.tokenizer.losses import code_use, entropy_weight, reconstruction_losses, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
 
 PARTS = Path(__file__).parents[2] / "yaml_configs" / "parts"
@@ -176,6 +176,12 @@ def test_loss_is_the_weighted_sum(tokenizer: VideoTokenizer) -> None:
     torch.testing.assert_close(parts["loss"], expected)
     torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
     torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
+
+
+def test_code_use() -> None:
+    codes = [torch.tensor([0b00, 0b01, 0b01, 0b11]).view(2, 1, 1, 2), torch.full((2, 2, 1, 1), 0b100)]
+    found = {name: value.item() for name, value in code_use(codes, [2, 3]).items()}
+    assert found == {"used_level_0": 3, "balance_level_0": 0.25, "used_level_1": 1, "balance_level_1": 0}
 
 
 def test_sample_prefix() -> None:
