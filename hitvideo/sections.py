@@ -51,6 +51,8 @@ class LossSection(Section):
 
     l1: float = Field(1.0, ge=0)
     l2: float = Field(0.0, ge=0)
+    log_l2: float = Field(0.0, ge=0)
+    """Of the mean over clips of log(l2 of the clip): unlike l1 and l2 it does not fade beside the codes' losses as l2 falls."""
     entropy: float = Field(0.1, ge=0)
     """Of (per-sample − batch) entropy, LFQ only."""
     entropy_boost: float = Field(3.0, ge=1)

@@ -12,6 +12,8 @@ from hitvideo.sections import LossSection
 from hitvideo.tokenizer.lfq import indices_to_signs
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
+_LOG_FLOOR = 2e-4  # 43 dB: a clip that good need not get better
+
 
 def entropy_weight(section: LossSection, step: int) -> float:
     """Weight of the entropy loss: `entropy_boost` times `entropy` at step 0, `entropy` from `entropy_anneal_steps` on."""
@@ -29,15 +31,18 @@ def reconstruction_losses(
 ) -> dict[str, Tensor]:
     """Scalars by name: `loss`, the weighted sum, and its unweighted parts.
 
-    `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `entropy` and `commitment`, means over the levels, so
-    that their weights mean the same for any hierarchy; `residual`, which ties the sum of the levels to the latents and
-    has the commitment's weight, being its counterpart for the pyramid as a whole. All in fp32. `quantized` False: what
-    the codes would lose weighs nothing. Besides, `entropy_level_k` and `commitment_level_k`, to be logged.
+    `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `log_l2`, the mean of each clip's log l2: up to
+    constants a Gaussian's likelihood whose variance fits every clip (VidTok learns one variance for all), and -PSNR.
+    `entropy` and `commitment`, means over the levels, so that their weights mean the same for any hierarchy; `residual`,
+    which ties the sum of the levels to the latents and has the commitment's weight, being its counterpart for the pyramid
+    as a whole. All in fp32. `quantized` False: what the codes would lose weighs nothing. Besides, `entropy_level_k` and
+    `commitment_level_k`, to be logged.
     """
     output, target = reconstruction.video.float(), video.float()
     parts = {
         "l1": F.l1_loss(output, target),
         "l2": F.mse_loss(output, target),
+        "log_l2": ((output - target).square().flatten(1).mean(1) + _LOG_FLOOR).log().mean(),
         "entropy": torch.stack(reconstruction.entropy).mean(),
         "commitment": torch.stack(reconstruction.commitment).mean(),
         "residual": reconstruction.residual,
@@ -45,6 +50,7 @@ def reconstruction_losses(
     weights = {
         "l1": section.l1,
         "l2": section.l2,
+        "log_l2": section.log_l2,
         "entropy": quantized * entropy_weight(section, step),
         "commitment": quantized * section.commitment,
         "residual": quantized * section.commitment,

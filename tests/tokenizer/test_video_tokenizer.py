@@ -168,11 +168,14 @@ def test_entropy_weight_falls_linearly() -> None:
 
 def test_loss_is_the_weighted_sum(tokenizer: VideoTokenizer) -> None:
     tokenizer.train()
-    section = LossSection(l1=1, l2=2, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
+    section = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
     video = video_of(8)
     reconstruction = tokenizer(video)
     parts = reconstruction_losses(reconstruction, video, section, 0)
-    expected = parts["l1"] + 2 * parts["l2"] + 0.1 * parts["entropy"] + 0.25 * (parts["commitment"] + parts["residual"])
+    expected = parts["l1"] + 2 * parts["l2"] + 0.5 * parts["log_l2"] + 0.1 * parts["entropy"]
+    expected = expected + 0.25 * (parts["commitment"] + parts["residual"])
+    each = [(reconstruction.video[b] - video[b]).square().mean() for b in range(len(video))]
+    torch.testing.assert_close(parts["log_l2"], torch.stack([(mse + 2e-4).log() for mse in each]).mean())
     torch.testing.assert_close(parts["loss"], expected)
     torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
     torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
