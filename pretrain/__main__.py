@@ -9,7 +9,6 @@ The same command again resumes, on the same number of processes or another. Exit
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 
 from hitvideo import config
 from hitvideo.config import ConfigError, needed
-from hitvideo.data.loader import Batches, TokenSource, split
+from hitvideo.data.loader import TokenSource, split
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers, Layers
@@ -26,13 +25,13 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import DTYPES, Engine
-from hitvideo.parallel.topology import Topology, start
+from hitvideo.parallel.topology import Topology
 from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import PretrainRun, load_as
 from hitvideo.text import TextTokenizer
 from hitvideo.throughput import make_layout, mfu, training_flops_per_row
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, learning_rate, train
+from pretrain.loop import Job, batches_of, learning_rate, opened, train
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,8 @@ def main(arguments: list[str]) -> int:
     settings = load_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
     dataset = TokenDataset(needed(settings.data.manifest, "data.manifest"))
     _check_tokenizer(settings, dataset)
-    with start(settings.parallel.tensor) as topology:
-        directory = RunDirectory(settings, writer=topology.rank == 0)
-        with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
-            return train(make_job(settings, dataset, topology, directory, tracker))
+    with opened(settings) as (topology, directory, tracker):
+        return train(make_job(settings, dataset, topology, directory, tracker))
 
 
 def make_job(
@@ -57,15 +54,7 @@ def make_job(
     source = TokenSource(dataset, layout, text, settings.run.seed, settings.data.caption_dropout)
     whole = TokenSource(dataset, layout, text, settings.run.seed, caption_dropout=0.0)
     training, held_out = split(len(dataset), settings.data.validation_samples)
-    batches = partial(
-        Batches,
-        global_batch=settings.train.global_batch,
-        micro_batch=settings.train.micro_batch,
-        data_rank=topology.data_rank,
-        data_ranks=topology.data,
-        seed=settings.run.seed,
-        block=settings.data.block,
-    )
+    batches = batches_of(settings, topology, settings.data.block)
     model = make_model(settings, topology)
     flops = training_flops_per_row(model)
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])

@@ -10,8 +10,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +23,9 @@ from tqdm import tqdm
 from hitvideo.data.loader import Batches
 from hitvideo.parallel import checkpoint
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import EXIT_DONE, EXIT_STOPPED, RunDirectory, Stop
+from hitvideo.schema import PretrainRun, VideoTokenizerRun
 from hitvideo.sections import CheckpointSection, TrainSection
 from hitvideo.tracking import Tracker
 
@@ -53,6 +57,29 @@ class Job:
     flops_per_row: float
     utilisation: Callable[[float], float]
     """FLOPs per second → MFU."""
+
+
+@contextmanager
+def opened(settings: VideoTokenizerRun | PretrainRun) -> Iterator[tuple[Topology, RunDirectory, Tracker]]:
+    """The ranks, the run directory and the tracker of a run."""
+    with start(settings.parallel.tensor) as topology:
+        directory = RunDirectory(settings, writer=topology.rank == 0)
+        with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
+            yield topology, directory, tracker
+
+
+def batches_of(settings: VideoTokenizerRun | PretrainRun, topology: Topology, block: int, threads: int = 1) -> partial[Batches]:
+    """`Batches` of a run, lacking only the source and which of its samples to draw from."""
+    return partial(
+        Batches,
+        global_batch=settings.train.global_batch,
+        micro_batch=settings.train.micro_batch,
+        data_rank=topology.data_rank,
+        data_ranks=topology.data,
+        seed=settings.run.seed,
+        block=block,
+        threads=threads,
+    )
 
 
 def train(job: Job) -> int:

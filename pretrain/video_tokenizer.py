@@ -9,7 +9,6 @@ The same command again resumes. Exit code 75: stopped on request. The result is 
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,12 +17,12 @@ from torch import nn
 from hitvideo import config
 from hitvideo.config import needed
 from hitvideo.data.clips import ClipSource
-from hitvideo.data.loader import Batches, split
+from hitvideo.data.loader import split
 from hitvideo.data.video_shards import list_shards
 from hitvideo.evaluate import psnr
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import Engine
-from hitvideo.parallel.topology import Topology, start
+from hitvideo.parallel.topology import Topology
 from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import mfu
@@ -32,7 +31,7 @@ from hitvideo.tokenizer.losses import code_use, reconstruction_losses, sample_pr
 from hitvideo.tokenizer.phases import place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, learning_rate, train
+from pretrain.loop import Job, batches_of, learning_rate, opened, train
 
 log = logging.getLogger(__name__)
 _PARTS = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
@@ -72,10 +71,8 @@ def main(arguments: list[str]) -> int:
     settings = load_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
     source = ClipSource(shards, settings.video, settings.limits, settings.data.random_start)
-    with start(settings.parallel.tensor) as topology:
-        directory = RunDirectory(settings, writer=topology.rank == 0)
-        with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
-            return train(make_job(settings, source, topology, directory, tracker))
+    with opened(settings) as (topology, directory, tracker):
+        return train(make_job(settings, source, topology, directory, tracker))
 
 
 def make_job(
@@ -83,16 +80,7 @@ def make_job(
 ) -> Job:
     """Model, engine and data of a run, ready for the loop."""
     training, held_out = split(len(source), settings.data.validation_clips)
-    batches = partial(
-        Batches,
-        global_batch=settings.train.global_batch,
-        micro_batch=settings.train.micro_batch,
-        data_rank=topology.data_rank,
-        data_ranks=topology.data,
-        seed=settings.run.seed,
-        block=_BLOCK,
-        threads=max(settings.data.workers, 1),
-    )
+    batches = batches_of(settings, topology, _BLOCK, threads=max(settings.data.workers, 1))
     torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
     objective = Objective(settings)
     engine = Engine(objective, topology, settings.parallel, settings.train, parts=_PARTS)
