@@ -276,9 +276,9 @@ def test_what_is_not_set_is_named(weights: Path, videos: Path, tmp_path: Path, m
 
 @pytest.mark.slow
 def test_killed_at_any_moment(weights: Path, tmp_path: Path) -> None:
-    """SIGKILL nine times, after a few more commits each and a random moment; then once to the end."""
+    """SIGKILL up to nine times, after a few more commits each and a random moment; then once to the end."""
     clip, videos, out, quiet = tiny_hierarchy()[1], tmp_path / "videos", tmp_path / "out", tmp_path / "undisturbed"
-    write_moving_shapes(videos, 60, 1, clip, "mixed", 1)  # small shards: many commits to be killed in
+    write_moving_shapes(videos, 150, 1, clip, "mixed", 1)  # small shards: many commits to be killed in
     assert main(words(weights, videos, quiet)) == 0
     out.mkdir()
     command = [sys.executable, "-m", "tokenize_shards", *words(weights, videos, out)]
@@ -288,7 +288,8 @@ def test_killed_at_any_moment(weights: Path, tmp_path: Path) -> None:
     def receipts() -> int:
         return len(list(out.glob("*.receipt.json")))
 
-    for _ in range(9):
+    kills = 0
+    while kills < 9 and receipts() < 130:  # a busy machine may see the kill late: never mind how far each came
         with (tmp_path / "stderr").open("w") as errors:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
         goal = receipts() + rng.randrange(0, 5)
@@ -297,11 +298,14 @@ def test_killed_at_any_moment(weights: Path, tmp_path: Path) -> None:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.08))
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        if process.wait() != -signal.SIGKILL:
+            break
+        kills += 1
         for stem in {path.name.partition(".")[0] for path in out.glob("*.receipt.json")}:
             receipt = receipt_of(out, stem)  # at every moment, a receipt that is there is true
             assert receipt["tar_sha256"] == sha256(out / f"{stem}.tar")
             assert receipt["index_sha256"] == sha256(out / f"{stem}.index.npy")
-    assert 0 < receipts() < 60
+    assert kills >= 3
+    assert receipts() > 0
     assert subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False).returncode == 0
     assert content(out) == content(quiet)
