@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -57,6 +58,10 @@ class Job:
     flops_per_row: float
     utilisation: Callable[[float], float]
     """FLOPs per second → MFU."""
+    state: Callable[[], dict[str, Any]] = dict
+    """What a checkpoint must hold beside the engine's tensors, as JSON can; equal on all ranks."""
+    load_state: Callable[[dict[str, Any]], None] = lambda _state: None
+    """Given the same again on resuming, on every rank."""
 
 
 @contextmanager
@@ -109,7 +114,7 @@ def train(job: Job) -> int:
                 progress.show(step, row)
             stopping = engine.any(stop.requested)
             if stopping or last or step % job.checkpoint.every == 0:
-                checkpoint.save(directory.checkpoints, engine, step, job.fingerprint, job.checkpoint.keep_last)
+                checkpoint.save(directory.checkpoints, engine, step, job.fingerprint, job.checkpoint.keep_last, job.state())
             if stopping and not last:
                 job.tracker.finish("KILLED")
                 log.warning("stopped after step %d on request; the same command goes on from there", step)
@@ -124,7 +129,10 @@ def train(job: Job) -> int:
 def resume(job: Job) -> int:
     """Load the newest finished checkpoint, of whatever layout; returns the steps behind it."""
     found = checkpoint.complete(job.directory.checkpoints)
-    step = checkpoint.load(found[-1], job.engine, job.fingerprint) if found else 0
+    step = 0
+    if found:
+        step = checkpoint.load(found[-1], job.engine, job.fingerprint)
+        job.load_state(checkpoint.job_state(found[-1]))
     job.directory.forget_metrics_after(step)
     if step and job.directory.writer:
         log.warning("resumed %s after step %d", job.directory.path, step)

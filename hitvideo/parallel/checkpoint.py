@@ -3,7 +3,7 @@
     checkpoints/step-00000100/
         rank-00000.safetensors     this rank's fragments: NAME@OFFSET/STATE → 1-D fp32
         rank-00000.json            which they are, and the tensor-parallel rank they belong to
-        state.json                 step, full shapes, fingerprint; written last
+        state.json                 step, full shapes, fingerprint, what the job remembers; written last
 
 A checkpoint is written beside (`.partial`) and completed by one rename, so a half-written one is never chosen. DeepSpeed's
 own checkpoints do not fit: they load on the layout that wrote them, and merging them is wrong for a client's tensor
@@ -33,8 +33,13 @@ from hitvideo.parallel.fragments import AVERAGE, WEIGHT, adam_states, fragments,
 FORMAT = 1
 
 
-def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last: int) -> Path:
-    """Write the state after `step` steps; all ranks together. Older checkpoints beyond `keep_last` are removed."""
+def save(
+    directory: Path, engine: Engine, step: int, fingerprint: str, keep_last: int, job: dict[str, Any] | None = None
+) -> Path:
+    """Write the state after `step` steps; all ranks together. Older checkpoints beyond `keep_last` are removed.
+
+    `job`: what the program itself has to remember, as JSON can hold it; `job_state` gives it back.
+    """
     topology = engine.topology
     final = directory / f"step-{step:08d}"
     partial = final.with_suffix(".partial")
@@ -63,6 +68,7 @@ def save(directory: Path, engine: Engine, step: int, fingerprint: str, keep_last
             "world": topology.world,
             "tensor": topology.tensor,
             "parameters": _shapes(engine),
+            "job": job or {},
         }
         _write_json(partial / "state.json", description)
         _sync(partial)
@@ -101,6 +107,12 @@ def load(path: Path, engine: Engine, fingerprint: str) -> int:
         state["step"].fill_(reader.state["adam_step"])
     refresh_weights(engine)
     return int(reader.state["step"])
+
+
+def job_state(path: Path) -> dict[str, Any]:
+    """What the program that wrote a checkpoint had to remember beside the tensors."""
+    found: dict[str, Any] = Reader(path).state.get("job", {})
+    return found
 
 
 def complete(directory: Path) -> list[Path]:

@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+import pretrain.__main__ as program
 from hitvideo.config import ConfigError
 from hitvideo.parallel.checkpoint import Reader, complete
 from hitvideo.run import EXIT_STOPPED, read_metrics
+from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY, run
 from tests.samples import ROOT, make_token_shards
+from tests.worlds import run_ranks
 
 EVERY = ["checkpoint.every=5", "checkpoint.keep_last=4"]
 
@@ -74,6 +79,25 @@ def test_an_interrupted_save_is_never_chosen_and_a_damaged_one_says_so(tmp_path:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ConfigError, match=r"damaged checkpoint.*remove .*step-00000010"):
         Reader(newest).full("level.weight")
+
+
+def remembering(words: list[str]) -> list[dict[str, int]]:
+    """A run whose job remembers something; returns what it was given on resuming."""
+    given: list[dict[str, int]] = []
+    make_job = program.make_job
+
+    def make(*arguments: Any) -> Job:
+        return replace(make_job(*arguments), state=lambda: {"rounds": 7}, load_state=given.append)
+
+    program.make_job = make
+    assert program.main(words) == 0
+    return given
+
+
+def test_what_a_job_remembers_comes_back(tmp_path: Path, manifest: Path) -> None:
+    words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=a", *SMALL, *EVERY]
+    assert run_ranks(remembering, 1, [*words, "train.steps=2"]) == [[]]
+    assert run_ranks(remembering, 1, [*words, "train.steps=4"]) == [[{"rounds": 7}]]
 
 
 def start(words: list[str]) -> subprocess.Popen[bytes]:
