@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hitvideo import config
@@ -149,17 +151,27 @@ def reconstruct(words: argparse.Namespace) -> None:
 def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo import evaluate
     from hitvideo.data.clips import ClipSource
+    from hitvideo.data.pack import pack
     from hitvideo.data.video_shards import list_shards
     from hitvideo.gallery import save_figures
+    from hitvideo.i3d import load_i3d
     from hitvideo.sections import LimitsSection
+    from hitvideo.tokenizer.lpips import load_lpips
     from hitvideo.tokenizer.video_tokenizer import load
 
     tokenizer, clip = load(words.run / "weights", _device())
-    source = ClipSource(list_shards(words.video_shards), clip, LimitsSection())
-    samples = range(max(0, len(source) - words.clips), len(source))
-    with _bar(len(samples), "clip") as bar:
-        figures = evaluate.reconstruction(tokenizer, source, samples, bar.update)
-    evaluate.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
+    judges = evaluate.Judges(
+        load_lpips(words.lpips_weights, _device()) if words.lpips_weights else None,
+        load_i3d(words.fvd_weights, _device()) if words.fvd_weights else None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if words.videos:
+            pack(words.videos, Path(folder), per_shard=64)
+        source = ClipSource(list_shards(words.video_shards or folder), clip, LimitsSection())
+        samples = range(max(0, len(source) - words.clips), len(source))
+        with _bar(len(samples), "clip") as bar:
+            figures = evaluate.reconstruction(tokenizer, source, samples, bar.update, judges)
+        evaluate.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
     save_figures(words.run, "reconstruction", figures)
     print(json.dumps(figures) if words.json else evaluate.reconstruction_table(figures))
 

@@ -1,95 +1,148 @@
 """How good it is: reconstruction by prefix of levels, and whether generated videos show what their captions say.
 
-PSNR is -10 log10 of the mean squared error on [0, 1]; SSIM is Wang et al. 2004 with an 11×11 Gaussian of σ 1.5 over
-valid windows (the convention of pytorch-msssim), per frame and channel. H.264 at the same number of bits stands beside
-the reconstructions as the outside reference. Captions are judged on moving shapes, where the
-attributes can be read back from the pixels.
+What the figures mean stands in `metrics.py`. H.264 at the same number of bits stands beside the reconstructions as the
+outside reference. Captions are judged on moving shapes, where the attributes can be read back from the pixels.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytorch_msssim
 import torch
 
 from hitvideo import moving_shapes
+from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
 from hitvideo.data.clips import ClipSource
 from hitvideo.gallery import save_videos
 from hitvideo.generate import Generator
 from hitvideo.h264 import h264_at
+from hitvideo.hierarchy import Hierarchy
+from hitvideo.i3d import I3D
 from hitvideo.llm.sampling import Sampling
+from hitvideo.metrics import frechet_distance, psnr, ssim
+from hitvideo.tokenizer.lpips import LPIPS
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.video import Frames, contact_sheet, to_uint8, to_unit
+from hitvideo.video import Frames, VideoError, contact_sheet, to_uint8, to_unit
 
-_WINDOW = 11
+log = logging.getLogger(__name__)
 _DEAD = 0.1
+_HALVES = ("slow", "fast")
+QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
 
 
-def psnr(video: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Two (B, 3, T, H, W) in [-1, 1] → dB of each clip (B,)."""
-    error = (video - target).float().div(2).square().flatten(1).mean(1)
-    return -10 * torch.log10(error.clamp(min=1e-10))
+@dataclass(frozen=True)
+class Judges:
+    """Networks whose weights the user gives; without them their columns are left out."""
 
-
-def ssim(video: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Two (B, 3, T, H, W) in [-1, 1], H and W at least 11 → mean structural similarity of each clip's frames (B,)."""
-    frames = [x.float().add(1).div(2).transpose(1, 2).flatten(0, 1) for x in (video, target)]  # (B·T, 3, H, W)
-    per_frame: torch.Tensor = pytorch_msssim.ssim(*frames, data_range=1.0, size_average=False)
-    return per_frame.view(len(video), -1).mean(1)
+    lpips: LPIPS | None = None
+    i3d: I3D | None = None
 
 
 @torch.no_grad()
 def reconstruction(
-    tokenizer: VideoTokenizer, source: ClipSource, samples: Sequence[int], progress: Callable[[int], object] | None = None
+    tokenizer: VideoTokenizer,
+    source: ClipSource,
+    samples: Sequence[int],
+    progress: Callable[[int], object] | None = None,
+    judges: Judges = Judges(),
 ) -> dict[str, Any]:
-    """Mean PSNR and SSIM with the first 1, 2, … levels and of H.264 at all levels' bits; bits per pixel; codes in use.
+    """PSNR, SSIM, LPIPS and rFVD with the first 1, 2, … levels and of H.264 at all levels' bits; bits; codes in use.
 
+    `psnr_by_motion`: the same PSNR for the half of the clips with less and with more change from frame to frame.
     `bit_balance`: of a level's bits, how near the most one-sided one comes to never changing: min(mean, 1 - mean).
     `dead_bits`: bits that are 0 or 1 in more than 90 % of the cells.
     """
     device = next(tokenizer.parameters()).device
     levels = tokenizer.hierarchy.levels
-    scores = {name: np.zeros((len(samples), len(levels) + 1)) for name in ("psnr", "ssim")}  # the last column is H.264's
+    scores = Scores(judges)
     counts = [CodeCounts(level.num_bits) for level in levels]
-    outside_bytes = 0
-    for row, index in enumerate(samples):
-        video = source.tensor(index, 0)[None].to(device)
-        codes = tokenizer.encode(video)
-        shown = [tokenizer.decode(codes[: k + 1], video.shape[2]) for k in range(len(levels))]
-        budget = tokenizer.hierarchy.bits_per_pixel * video[0, 0].numel() / 8
-        outside, size = h264_at(to_uint8(video[0].cpu().numpy()), budget, source.clip.fps)
-        outside_bytes += size
-        shown.append(torch.from_numpy(to_unit(outside))[None].to(device))
-        for column, decoded in enumerate(shown):
-            scores["psnr"][row, column] = psnr(decoded, video).item()
-            scores["ssim"][row, column] = ssim(decoded, video).item() if min(video.shape[-2:]) >= _WINDOW else float("nan")
-        for count, indices in zip(counts, codes, strict=True):
-            count.add(indices)
+    outside_bytes, skipped = 0, 0
+    for index in samples:
         if progress:
             progress(1)
-    means = {name: values.mean(0).tolist() for name, values in scores.items()}
-    pixels = len(samples) * source.clip.frames * source.clip.height * source.clip.width
+        try:
+            video = source.tensor(index, 0)[None].to(device)
+        except (ShardError, VideoError) as error:
+            log.warning("left out of the evaluation: %s", error)
+            skipped += 1
+            continue
+        codes = tokenizer.encode(video)
+        shown = [tokenizer.decode(codes[: k + 1], video.shape[2]) for k in range(len(levels))]
+        outside, size = _h264(video, tokenizer.hierarchy, source.clip.fps)
+        outside_bytes += size
+        scores.add(video, [*shown, torch.from_numpy(to_unit(outside))[None].to(device)])
+        for count, indices in zip(counts, codes, strict=True):
+            count.add(indices)
+    clips = len(samples) - skipped
+    if not clips:
+        raise ConfigError(f"none of the {len(samples)} clips can be decoded; the warnings above say why")
+    means = scores.means()
+    pixels = clips * source.clip.frames * source.clip.height * source.clip.width
     return {
-        "clips": len(samples),
-        "psnr_by_prefix": [round(value, 3) for value in means["psnr"][:-1]],
-        "ssim_by_prefix": [round(value, 4) for value in means["ssim"][:-1]],
+        "clips": clips,
+        "skipped": skipped,
+        **{f"{name}_by_prefix": values[:-1] for name, values in means.items()},
+        "psnr_by_motion": scores.by_motion(),
         "bpp_by_prefix": np.cumsum([level.bits_per_pixel for level in levels]).round(6).tolist(),
         "codes_used": [count.used for count in counts],
         "codes_possible": [1 << level.num_bits for level in levels],
         "bit_balance": [round(float(count.balance.min()), 3) for count in counts],
         "dead_bits": [int((count.balance < _DEAD).sum()) for count in counts],
         "h264": {
-            "psnr": round(means["psnr"][-1], 3),
-            "ssim": round(means["ssim"][-1], 4),
+            **{name: values[-1] for name, values in means.items()},
             "bpp": round(8 * outside_bytes / pixels, 6),
         },
     }
+
+
+def _h264(video: torch.Tensor, hierarchy: Hierarchy, fps: float) -> tuple[Frames, int]:
+    """What H.264 makes of (1, 3, T, H, W) at the bits of all levels, and its bytes."""
+    return h264_at(to_uint8(video[0].cpu().numpy()), hierarchy.bits_per_pixel * video[0, 0].numel() / 8, fps)
+
+
+class Scores:
+    """Every figure of every clip, a column for each prefix of the levels and, last, one for H.264."""
+
+    def __init__(self, judges: Judges) -> None:
+        self._judges = judges
+        self._rows: dict[str, list[list[float]]] = {"psnr": [], "ssim": []}
+        if judges.lpips:
+            self._rows["lpips"] = []
+        self._motion: list[float] = []
+        self._features: list[list[torch.Tensor]] = []
+
+    def add(self, video: torch.Tensor, shown: Sequence[torch.Tensor]) -> None:
+        """A clip (1, 3, T, H, W) and what each column makes of it."""
+        judges = {"psnr": psnr, "ssim": ssim, "lpips": self._judges.lpips}
+        for name, rows in self._rows.items():
+            judge = judges[name]
+            assert judge is not None
+            rows.append([float(judge(decoded, video)) for decoded in shown])
+        self._motion.append(float(video.diff(dim=2).abs().mean()))
+        if self._judges.i3d:
+            self._features.append([self._judges.i3d(each)[0].cpu() for each in (video, *shown)])
+
+    def means(self) -> dict[str, list[float]]:
+        """Each figure's mean over the clips, by column; `rfvd` is one figure of all of them."""
+        found = {name: np.mean(rows, axis=0).round(4).tolist() for name, rows in self._rows.items()}
+        if self._features:
+            originals, *columns = (torch.stack(features) for features in zip(*self._features, strict=True))
+            found["rfvd"] = [round(frechet_distance(column, originals), 3) for column in columns]
+        return found
+
+    def by_motion(self) -> dict[str, list[float]]:
+        """Mean PSNR by prefix for the slower and the faster half."""
+        order = np.argsort(self._motion, kind="stable")
+        halves = np.array_split(order, 2)
+        rows = np.array(self._rows["psnr"])[:, :-1]
+        return {name: rows[half].mean(0).round(4).tolist() for name, half in zip(_HALVES, halves, strict=True) if len(half)}
 
 
 class CodeCounts:
@@ -121,14 +174,14 @@ class CodeCounts:
 
 def reconstruction_table(figures: dict[str, Any]) -> str:
     """The figures of `reconstruction` as a table for people, a row for each prefix of levels."""
-    rows = [("levels", "bpp", "PSNR dB", "SSIM", "codes used", "bit balance", "dead bits")]
-    for k, psnr_ in enumerate(figures["psnr_by_prefix"]):
+    names = [name for name in QUALITY if f"{name}_by_prefix" in figures]
+    rows = [("levels", "bpp", *(QUALITY[name] for name in names), "codes used", "bit balance", "dead bits")]
+    for k, bpp in enumerate(figures["bpp_by_prefix"]):
         used = f"{figures['codes_used'][k]:,} of {figures['codes_possible'][k]:,}"
         bits = f"{figures['bit_balance'][k]:.3f}", str(figures["dead_bits"][k])
-        quality = f"{figures['bpp_by_prefix'][k]:.5f}", f"{psnr_:.2f}", f"{figures['ssim_by_prefix'][k]:.4f}"
-        rows.append((f"0 … {k}", *quality, used, *bits))
+        rows.append((f"0 … {k}", f"{bpp:.5f}", *(f"{figures[f'{name}_by_prefix'][k]:.3f}" for name in names), used, *bits))
     h264 = figures["h264"]
-    rows.append(("H.264", f"{h264['bpp']:.5f}", f"{h264['psnr']:.2f}", f"{h264['ssim']:.4f}", "", "", ""))
+    rows.append(("H.264", f"{h264['bpp']:.5f}", *(f"{h264[name]:.3f}" for name in names), "", "", ""))
     sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
 
@@ -144,8 +197,7 @@ def show_reconstructions(tokenizer: VideoTokenizer, source: ClipSource, samples:
         for k in range(1, len(codes) + 1):
             decoded = tokenizer.decode(codes[:k], video.shape[2])[0].cpu().numpy()
             rows.append((f"level 0 … {k - 1}" if k > 1 else "level 0", to_uint8(decoded)))
-        budget = tokenizer.hierarchy.bits_per_pixel * video[0, 0].numel() / 8
-        rows.append(("H.264 of as many bytes", h264_at(rows[0][1], budget, source.clip.fps)[0]))
+        rows.append(("H.264 of as many bytes", _h264(video, tokenizer.hierarchy, source.clip.fps)[0]))
         sheet += [frames for _, frames in rows]
         save_videos(run, f"reconstruction-{index}", f"Reconstruction by prefix of levels, clip {index}", rows, source.clip.fps)
     contact_sheet(sheet, run / "samples" / "reconstruction.png")

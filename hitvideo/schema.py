@@ -75,7 +75,20 @@ class VideoTokenizerRun(BaseRun):
         for phase in self.phases:
             if phase.levels and phase.levels > levels:
                 raise ConfigError(f"phase '{phase.name}' uses {phase.levels} levels, the hierarchy has {levels}")
+            if phase.adversarial and not self.loss.adversarial.weight:
+                raise ConfigError(f"phase '{phase.name}' is adversarial, loss.adversarial.weight is 0; give it one, say 0.2")
+            try:
+                self.hierarchy.grids(self.clip_in(phase).extent)
+            except ConfigError as error:
+                raise ConfigError(f"phase '{phase.name}': size {list(phase.size or ())}: {error}") from error
+        if self.loss.adversarial.weight and not any(phase.adversarial for phase in self.phases):
+            raise ConfigError("loss.adversarial.weight is above 0, no phase is adversarial; say `adversarial: true` in a phase")
         return self
+
+    def clip_in(self, phase: PhaseSection) -> Clip:
+        """The clips of a phase."""
+        height, width = phase.size or (self.video.height, self.video.width)
+        return self.video.model_copy(update={"height": height, "width": width})
 
     @property
     def schedule(self) -> tuple[PhaseSection, ...]:

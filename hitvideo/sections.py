@@ -46,6 +46,25 @@ class VideoTokenizerSection(Section):
     latent_channels: Positive = 16
 
 
+class PerceptualSection(Section):
+    """LPIPS between reconstruction and video."""
+
+    weight: float = Field(0.0, ge=0)
+    weights: str | None = None
+    """Folder with the public VGG-16 and LPIPS files (see hitvideo/tokenizer/lpips.py); null: the weight counts as zero."""
+
+
+class AdversarialSection(Section):
+    """A 3D patch discriminator, in the phases that say `adversarial: true`."""
+
+    weight: float = Field(0.0, ge=0)
+    """Length of the adversarial gradient at the video, as a share of the reconstruction's."""
+    lecam: float = Field(0.001, ge=0)
+    channels: Positive = 64
+    layers: Positive = 3
+    """Steps of stride 2: a patch judges 8×8 pixels of 4 frames by 3, and twice as much by each one more."""
+
+
 class LossSection(Section):
     """Weights of the video tokenizer's losses."""
 
@@ -60,6 +79,8 @@ class LossSection(Section):
     entropy_anneal_steps: int = Field(2000, ge=0)
     """… and falls to its value linearly over so many steps (MAGVIT-v2)."""
     commitment: float = Field(0.25, ge=0)
+    perceptual: PerceptualSection = PerceptualSection()
+    adversarial: AdversarialSection = AdversarialSection()
     level_dropout: Fraction = 0.5
     """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
     unquantized_until: Fraction = 0.0
@@ -77,6 +98,10 @@ class PhaseSection(Section):
     """Only so many of the coarsest levels are used; null: all."""
     train: Literal["all", "decoder"] = "all"
     """decoder: encoder and quantiser keep their weights, so codes made before stay valid."""
+    adversarial: bool = False
+    """The discriminator learns, and the decoder from it."""
+    size: tuple[Positive, Positive] | None = None
+    """Height and width of the phase's clips; null: the run's. (tokens_per_s and mfu always count the run's own size.)"""
     lr: float | None = Field(None, gt=0)
     """Where the phase's own cosine starts; null: train.lr."""
 

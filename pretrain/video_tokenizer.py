@@ -12,14 +12,13 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from hitvideo import config
 from hitvideo.config import needed
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import split
 from hitvideo.data.video_shards import list_shards
-from hitvideo.evaluate import psnr
+from hitvideo.hierarchy import Clip
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology
@@ -27,50 +26,26 @@ from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import mfu
 from hitvideo.tokenizer.budget import training_flops_per_clip
-from hitvideo.tokenizer.losses import code_use, reconstruction_losses, sample_prefix, unquantized_share
+from hitvideo.tokenizer.losses import sample_prefix, unquantized_share
 from hitvideo.tokenizer.phases import place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
 from pretrain.loop import Job, batches_of, learning_rate, opened, train
+from pretrain.objective import Objective, perceptual_of
 
 log = logging.getLogger(__name__)
-_PARTS = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
 _BLOCK = 1024  # clips within which the order shuffles together; decoding, not reading, is what costs here
-
-
-class Objective(nn.Module):
-    """The tokenizer and what it is trained on, as one module: what the engine calls."""
-
-    def __init__(self, settings: VideoTokenizerRun) -> None:
-        super().__init__()
-        self.settings = settings
-        self.video_tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
-
-    def forward(self, video: torch.Tensor, prefix: torch.Tensor, step: int, quantized: bool) -> dict[str, torch.Tensor]:
-        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised.
-
-        `quantized` False: the losses of the codes are logged but do not count.
-        """
-        weight = next(self.parameters())
-        reconstruction = self.video_tokenizer(video.to(weight.dtype), prefix)
-        losses = reconstruction_losses(reconstruction, video, self.settings.loss, step, quantized)
-        return {**losses, **code_use(reconstruction.codes, [level.num_bits for level in self.settings.hierarchy.levels])}
-
-    @torch.no_grad()
-    def prefixes(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
-        """PSNR in dB with the first 1, 2, … levels."""
-        weight = next(self.parameters())
-        codes = self.video_tokenizer.encode(video.to(weight.dtype))
-        levels = range(1, len(codes) + 1)
-        decoded = {k: self.video_tokenizer.decode(codes[:k], video.shape[2]) for k in levels}
-        return {f"psnr_levels_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
     settings = load_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
-    source = ClipSource(shards, settings.video, settings.limits, settings.data.random_start)
+
+    def clip_at(position: int) -> Clip:
+        return settings.clip_in(place(settings.schedule, position // settings.train.global_batch).phase)
+
+    source = ClipSource(shards, settings.video, settings.limits, settings.data.random_start, clip_at)
     with opened(settings) as (topology, directory, tracker):
         return train(make_job(settings, source, topology, directory, tracker))
 
@@ -83,7 +58,8 @@ def make_job(
     batches = batches_of(settings, topology, _BLOCK, threads=max(settings.data.workers, 1))
     torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
     objective = Objective(settings)
-    engine = Engine(objective, topology, settings.parallel, settings.train, parts=_PARTS)
+    engine = Engine(objective, topology, settings.parallel, settings.train, parts=objective.parts)
+    perceptual = perceptual_of(settings, topology.device)
     levels, loss = len(settings.hierarchy.levels), settings.loss
 
     def set_lr(step: int) -> float:
@@ -91,7 +67,7 @@ def make_job(
         if here.step == 0 and settings.phases and directory.writer:
             log.warning("phase %d, %s, begins at step %d", here.number, here.phase.name, step)
         lr = learning_rate(settings.train, here.step, here.phase.steps, here.phase.lr)
-        engine.set_lr(lr, frozen=_PARTS[:2] if here.phase.train == "decoder" else ())
+        engine.set_lr(lr, objective.frozen(here))
         return lr
 
     def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
@@ -99,7 +75,7 @@ def make_job(
         random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
         unquantized = unquantized_share(loss, here.progress) if here.phase.quantized else 1.0
         prefix = sample_prefix(len(video), here.phase.levels or levels, loss.level_dropout, random, unquantized)
-        scalars = engine(video, prefix.to(video.device), step, here.phase.quantized)
+        scalars = engine(video, prefix.to(video.device), step, here, perceptual)
         return {**scalars, "phase": torch.tensor(float(here.number), device=video.device)}
 
     return Job(
@@ -118,14 +94,17 @@ def make_job(
         tokens_per_row=settings.hierarchy.tokens(settings.video.extent),
         flops_per_row=training_flops_per_clip(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
+        state=objective.state,
+        load_state=objective.load_state,
     )
 
 
 def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:
     """`weights/`: the tokenizer alone, in fp32."""
     tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
-    weights = dict(Reader(checkpoint).weights(torch.float32))
-    tokenizer.load_state_dict({name.removeprefix("video_tokenizer."): tensor for name, tensor in weights.items()})
+    prefix = "video_tokenizer."
+    weights = {name: tensor for name, tensor in Reader(checkpoint).weights(torch.float32) if name.startswith(prefix)}
+    tokenizer.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights.items()})
     tokenizer.save(directory.weights, settings.video)
 
 

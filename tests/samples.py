@@ -6,12 +6,24 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from hitvideo import config
 from hitvideo.data.token_shards import TokenSample, commit, shard_paths, write_manifest
 from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.sections import LossSection
+from hitvideo.tokenizer.losses import code_losses, distances
+from hitvideo.tokenizer.lpips import HEADS_FILE, TRUNK_FILE
+from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def whole_loss(reconstruction: Reconstruction, video: torch.Tensor) -> torch.Tensor:
+    """What a video tokenizer's default losses add up to at the first step."""
+    near = distances(reconstruction.video.float(), video, LossSection())
+    return near["distance"] + code_losses(reconstruction, LossSection(), 0)["codes"]
 
 
 def tiny_hierarchy() -> tuple[Hierarchy, Clip]:
@@ -44,3 +56,26 @@ def make_token_shards(out: Path, shards: int = 2, per_shard: int = 40, hierarchy
         "video_tokenizer": {"fingerprint": "made-up", "weights": ""},
     }
     return write_manifest(out, receipts, description)
+
+
+def vgg_trunk() -> nn.Sequential:
+    """VGG-16's `features` as torchvision lays them out, with random weights."""
+    torch.manual_seed(0)
+    body: list[nn.Module] = []
+    before = 3
+    for number, widths in enumerate(((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))):
+        body += [nn.MaxPool2d(2, 2)] if number else []
+        for width in widths:
+            body += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+            before = width
+    return nn.Sequential(*body)
+
+
+def write_lpips_weights(out: Path) -> None:
+    """The two files of LPIPS in the form of the public releases, with random weights."""
+    out.mkdir(exist_ok=True)
+    state = {f"features.{name}": tensor for name, tensor in vgg_trunk().state_dict().items()}
+    torch.save({**state, "classifier.0.weight": torch.zeros(2, 2)}, out / TRUNK_FILE)
+    widths = (64, 128, 256, 512, 512)
+    heads = {f"lin{number}.model.1.weight": torch.rand(1, width, 1, 1) for number, width in enumerate(widths)}
+    torch.save(heads, out / HEADS_FILE)

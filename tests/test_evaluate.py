@@ -1,47 +1,32 @@
-"""Metrics against the libraries of record, and their conventions."""
+"""Reconstruction by prefix of levels: every figure against its definition."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from hitvideo.config import ConfigError
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.data.video_shards import list_shards
-from hitvideo.evaluate import CodeCounts, psnr, reconstruction, reconstruction_table, show_reconstructions, ssim
+from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
+from hitvideo.evaluate import CodeCounts, Judges, reconstruction, reconstruction_table, show_reconstructions
+from hitvideo.hierarchy import Hierarchy
+from hitvideo.i3d import I3D
+from hitvideo.metrics import frechet_distance, psnr
 from hitvideo.sections import LimitsSection, VideoTokenizerSection
+from hitvideo.tokenizer.lpips import load_lpips
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from tests.samples import tiny_hierarchy
+from hitvideo.video import encode_mp4
+from tests.samples import tiny_hierarchy, write_lpips_weights
 
 
-def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    video = torch.rand(2, 3, 4, 32, 40, generator=generator) * 2 - 1
-    return video, (video + 0.2 * torch.randn(video.shape, generator=generator)).clamp(-1, 1)
-
-
-def test_psnr_is_torchmetrics_on_the_range_0_to_1() -> None:
-    video, other = pair()
-    for clip in range(2):
-        expected = peak_signal_noise_ratio((other[clip] + 1) / 2, (video[clip] + 1) / 2, data_range=1.0)
-        assert psnr(other, video)[clip].item() == pytest.approx(expected.item(), abs=1e-4)
-
-
-def test_psnr_of_a_known_error() -> None:
-    """An error of 0.2 on [-1, 1] is 0.1 on [0, 1]: 20 dB."""
-    assert psnr(torch.zeros(1, 3, 1, 4, 4), torch.full((1, 3, 1, 4, 4), 0.2)).item() == pytest.approx(20, abs=1e-4)
-
-
-def test_ssim_is_the_gaussian_convention() -> None:
-    """torchmetrics handles borders otherwise (it pads, then crops), hence the tolerance."""
-    video, other = pair()
-    frames = [((x[0] + 1) / 2).transpose(0, 1) for x in (other, video)]
-    expected = structural_similarity_index_measure(*frames, data_range=1.0, gaussian_kernel=True, sigma=1.5, kernel_size=11)
-    assert ssim(other, video)[0].item() == pytest.approx(expected.item(), abs=5e-3)
-    assert ssim(video, video)[0].item() == pytest.approx(1, abs=1e-5)
+def untrained(hierarchy: Hierarchy) -> VideoTokenizer:
+    torch.manual_seed(0)
+    section = VideoTokenizerSection(patch=4, channels=(8, 12, 16), blocks=1, latent_channels=6)
+    return VideoTokenizer(section, hierarchy).eval()
 
 
 def test_code_counts() -> None:
@@ -57,9 +42,7 @@ def test_reconstruction_by_prefix_and_h264_beside(tmp_path: Path) -> None:
     hierarchy, clip = tiny_hierarchy()
     write_moving_shapes(tmp_path / "shards", 6, seed=0, clip=clip, objects="1", per_shard=6)
     source = ClipSource(list_shards(str(tmp_path / "shards")), clip, LimitsSection())
-    torch.manual_seed(0)
-    section = VideoTokenizerSection(patch=4, channels=(8, 12, 16), blocks=1, latent_channels=6)
-    tokenizer = VideoTokenizer(section, hierarchy).eval()
+    tokenizer = untrained(hierarchy)
     figures = reconstruction(tokenizer, source, range(6))
     codes = [tokenizer.encode(source.tensor(index, 0)[None]) for index in range(6)]
     for k in range(4):
@@ -75,3 +58,49 @@ def test_reconstruction_by_prefix_and_h264_beside(tmp_path: Path) -> None:
     assert len({len(line) for line in table}) == 1
     show_reconstructions(tokenizer, source, range(2), tmp_path)
     assert (tmp_path / "samples/reconstruction.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_lpips_and_rfvd_stand_beside_where_their_networks_are_given(tmp_path: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    clip = clip.model_copy(update={"frames": 9})
+    write_moving_shapes(tmp_path / "shards", 2, seed=0, clip=clip, objects="1", per_shard=2)
+    write_lpips_weights(tmp_path / "lpips")
+    source = ClipSource(list_shards(str(tmp_path / "shards")), clip, LimitsSection())
+    tokenizer = untrained(hierarchy)
+    lpips, i3d = load_lpips(tmp_path / "lpips"), I3D().eval()
+    figures = reconstruction(tokenizer, source, range(2), judges=Judges(lpips, i3d))
+    videos = [source.tensor(index, 0)[None] for index in range(2)]
+    whole = [tokenizer.decode(tokenizer.encode(video), 9) for video in videos]
+    with torch.no_grad():
+        expected = torch.cat([lpips(*each) for each in zip(whole, videos, strict=True)]).mean().item()
+        features = [torch.cat([i3d(video) for video in each]) for each in (whole, videos)]
+    assert figures["lpips_by_prefix"][-1] == pytest.approx(expected, abs=1e-3)
+    assert figures["rfvd_by_prefix"][-1] == pytest.approx(frechet_distance(*features), abs=1e-2)
+    assert "LPIPS" in reconstruction_table(figures).splitlines()[0]
+
+
+def test_psnr_by_motion_splits_the_clips(tmp_path: Path) -> None:
+    """Three still and three moving things: `slow` is the mean over the still ones."""
+    hierarchy, clip = tiny_hierarchy()
+    write_moving_shapes(tmp_path / "shards", 12, seed=3, clip=clip, objects="1", per_shard=12)
+    source = ClipSource(list_shards(str(tmp_path / "shards")), clip, LimitsSection())
+    change = [float(source.tensor(index, 0).diff(dim=1).abs().mean()) for index in range(12)]
+    order = sorted(range(12), key=change.__getitem__)
+    tokenizer = untrained(hierarchy)
+    both = reconstruction(tokenizer, source, range(12))["psnr_by_motion"]
+    for name, half in (("slow", order[:6]), ("fast", order[6:])):
+        assert both[name] == pytest.approx(reconstruction(tokenizer, source, half)["psnr_by_prefix"], abs=2e-4)
+
+
+def test_a_damaged_clip_is_left_out_and_counted(tmp_path: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    good = encode_mp4(np.zeros((8, 32, 32, 3), np.uint8), 8)
+    samples = [VideoSample(key, video, "mp4", {"caption": "x"}) for key, video in (("a", good), ("b", good[:60]))]
+    write_shards(samples, tmp_path / "shards", 2)
+    source = ClipSource(list_shards(str(tmp_path / "shards")), clip, LimitsSection())
+    tokenizer = untrained(hierarchy)
+    figures = reconstruction(tokenizer, source, range(2))
+    assert (figures["clips"], figures["skipped"]) == (1, 1)
+    with pytest.raises(ConfigError, match="none of the 1 clips can be decoded"):
+        reconstruction(tokenizer, source, [1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,31 @@ _START_SALT = 0x57A7
 class ClipSource:
     """Random access to the clips of video shards, decoded when they are asked for."""
 
-    def __init__(self, shards: Sequence[Path], clip: Clip, limits: LimitsSection, random_start: bool = False) -> None:
-        """`random_start`: cut anywhere in the video, as a function of the position; else at its start."""
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        clip: Clip,
+        limits: LimitsSection,
+        random_start: bool = False,
+        clip_at: Callable[[int], Clip] | None = None,
+    ) -> None:
+        """`random_start`: cut anywhere in the video, as a function of the position; else at its start.
+
+        `clip_at`: position → the clip to cut there, where it is not always `clip`.
+        """
         self.clip = clip
         self.limits = limits
         self.random_start = random_start
+        self.clip_at = clip_at
         self._members: list[tuple[Path, VideoMember]] = [
             (shard, member) for shard in shards for member in scan(shard).samples
         ]
         self.digest = config.fingerprint({shard.name: shard.stat().st_size for shard in shards})
 
     def still(self) -> ClipSource:
-        """The same clips, all cut at their videos' start: what validation wants."""
+        """The same videos, all cut at their start as `clip` says: what validation wants."""
         source = copy.copy(self)
-        source.random_start = False
+        source.random_start, source.clip_at = False, None
         return source
 
     def __len__(self) -> int:
@@ -46,7 +57,8 @@ class ClipSource:
         sample = read(shard, member)
         name = f"{shard}:{sample.key}"
         start = self._start(sample.video, position, name) if self.random_start else 0.0
-        return torch.from_numpy(to_unit(decode_clip(sample.video, self.clip, self.limits, start, name)))
+        clip = self.clip_at(position) if self.clip_at else self.clip
+        return torch.from_numpy(to_unit(decode_clip(sample.video, clip, self.limits, start, name)))
 
     def _start(self, video: bytes, position: int, name: str) -> float:
         """Seconds, such that the clip ends inside the video as its header claims it (0 where it claims nothing)."""

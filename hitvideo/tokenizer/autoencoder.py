@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hitvideo.config import ConfigError
 from hitvideo.sections import VideoTokenizerSection
 from hitvideo.tokenizer.conv import (
+    PIXEL_CHANNELS,
     Block,
     Carry,
     CausalConv3d,
@@ -27,8 +28,6 @@ from hitvideo.tokenizer.conv import (
     rms_normalise,
     space_to_depth,
 )
-
-PIXEL_CHANNELS = 3
 
 
 def strides(down: Triple, patch: int) -> list[Triple]:

@@ -1,4 +1,4 @@
-"""What a video tokenizer costs, before it is trained: parameters, FLOPs, memory, hours."""
+"""What a video tokenizer costs, before it is trained: parameters, FLOPs, memory, hours by its phases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hitvideo.hierarchy import Clip
 from hitvideo.schema import VideoTokenizerRun
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 
@@ -38,10 +39,14 @@ class TokenizerPlan:
     device_hours: float
 
 
-def training_flops_per_clip(settings: VideoTokenizerRun) -> float:
-    """FLOPs of forward and backward, counted by torch on a pass without data; the backward is twice the forward."""
+def training_flops_per_clip(settings: VideoTokenizerRun, clip: Clip | None = None) -> float:
+    """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data; backward is twice forward.
+
+    Discriminator and LPIPS are not counted: they are not what is trained for use.
+    """
+    extent = (clip or settings.video).extent
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *settings.video.extent))
+        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *extent))
     return _FORWARD_AND_BACKWARD * float(counter.get_total_flops())
 
 
@@ -55,11 +60,13 @@ def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
     )
     parameters = encoder + quantizer + decoder
     world = cluster.nodes * cluster.devices_per_node
-    flops = training_flops_per_clip(settings)
+    clips = [settings.clip_in(phase) for phase in settings.schedule]
+    per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.video, *clips}}
+    flops = sum(per_clip[clip] * phase.steps for clip, phase in zip(clips, settings.schedule, strict=True)) * train.global_batch
     weights = parameters * (2 if train.dtype == "bf16" else 4) / (world if stage == 3 else 1)
     gradients = parameters * 4 / (world if stage >= 2 else 1)
     optimizer = parameters * 12 / world  # fp32 master and both moments
-    hours = train.steps * train.global_batch * flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
+    hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
     return TokenizerPlan(
         parameters=parameters,
         encoder_parameters=encoder,
@@ -67,8 +74,8 @@ def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
         decoder_parameters=decoder,
         tokens_per_clip=settings.hierarchy.tokens(settings.video.extent),
         bits_per_pixel=settings.hierarchy.bits_per_pixel,
-        forward_tflops_per_clip=flops / _FORWARD_AND_BACKWARD / 1e12,
-        training_tflops_per_step=flops * train.global_batch / 1e12,
+        forward_tflops_per_clip=per_clip[settings.video] / _FORWARD_AND_BACKWARD / 1e12,
+        training_tflops_per_step=per_clip[settings.video] * train.global_batch / 1e12,
         accumulation=train.accumulation(world),
         weights_gib=weights / _GIB,
         gradients_gib=gradients / _GIB,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 Triple: TypeAlias = tuple[int, int, int]
 
+PIXEL_CHANNELS = 3
 NORM_GROUPS = 8
 NORM_EPSILON = 1e-6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,39 +26,39 @@ def unquantized_share(section: LossSection, progress: float) -> float:
     return max(0.0, 1 - progress / section.unquantized_until) if section.unquantized_until else 0.0
 
 
-def reconstruction_losses(
-    reconstruction: Reconstruction, video: Tensor, section: LossSection, step: int, quantized: bool = True
+def distances(
+    video: Tensor, target: Tensor, section: LossSection, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Scalars by name: `loss`, the weighted sum, and its unweighted parts.
+    """Unweighted distances of a reconstruction to the `target`, both (B, 3, T, H, W) in [-1, 1], and their weighted sum.
 
-    `l1`, `l2` to the target `video`, (B, 3, T, H, W) in [-1, 1]; `log_l2`, the mean of each clip's log l2: up to
-    constants a Gaussian's likelihood whose variance fits every clip (VidTok learns one variance for all), and -PSNR.
+    `l1`, `l2`; `log_l2`, the mean of each clip's log l2: up to constants a Gaussian's likelihood whose variance fits every
+    clip (VidTok learns one variance for all), and -PSNR; `perceptual`, where it is given: the mean over clips. `distance`
+    is the sum.
+    """
+    parts = {
+        "l1": F.l1_loss(video, target),
+        "l2": F.mse_loss(video, target),
+        "log_l2": ((video - target).square().flatten(1).mean(1) + _LOG_FLOOR).log().mean(),
+    }
+    weights = {"l1": section.l1, "l2": section.l2, "log_l2": section.log_l2}
+    if perceptual:
+        parts["perceptual"], weights["perceptual"] = perceptual(video, target).mean(), section.perceptual.weight
+    return {**parts, "distance": torch.stack([weights[name] * part for name, part in parts.items()]).sum()}
+
+
+def code_losses(reconstruction: Reconstruction, section: LossSection, step: int) -> dict[str, Tensor]:
+    """Unweighted losses of the codes, and their weighted sum `codes`; all in fp32.
+
     `entropy` and `commitment`, means over the levels, so that their weights mean the same for any hierarchy; `residual`,
     which ties the sum of the levels to the latents and has the commitment's weight, being its counterpart for the pyramid
-    as a whole. All in fp32. `quantized` False: what the codes would lose weighs nothing. Besides, `entropy_level_k` and
-    `commitment_level_k`, to be logged.
+    as a whole. Besides, `entropy_level_k` and `commitment_level_k`, to be logged.
     """
-    output, target = reconstruction.video.float(), video.float()
-    parts = {
-        "l1": F.l1_loss(output, target),
-        "l2": F.mse_loss(output, target),
-        "log_l2": ((output - target).square().flatten(1).mean(1) + _LOG_FLOOR).log().mean(),
-        "entropy": torch.stack(reconstruction.entropy).mean(),
-        "commitment": torch.stack(reconstruction.commitment).mean(),
-        "residual": reconstruction.residual,
-    }
-    weights = {
-        "l1": section.l1,
-        "l2": section.l2,
-        "log_l2": section.log_l2,
-        "entropy": quantized * entropy_weight(section, step),
-        "commitment": quantized * section.commitment,
-        "residual": quantized * section.commitment,
-    }
-    loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-    by_level = {"entropy": reconstruction.entropy, "commitment": reconstruction.commitment}
-    logged = {f"{name}_level_{k}": part.detach() for name, levels in by_level.items() for k, part in enumerate(levels)}
-    return {"loss": loss, **parts, **logged}
+    entropy, commitment = torch.stack(reconstruction.entropy), torch.stack(reconstruction.commitment)
+    parts = {"entropy": entropy.mean(), "commitment": commitment.mean(), "residual": reconstruction.residual}
+    total = entropy_weight(section, step) * parts["entropy"] + section.commitment * (parts["commitment"] + parts["residual"])
+    by_level = {"entropy": entropy.detach(), "commitment": commitment.detach()}
+    logged = {f"{name}_level_{k}": part for name, levels in by_level.items() for k, part in enumerate(levels)}
+    return {**parts, **logged, "codes": total}
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from hitvideo import config
 from hitvideo.config import ConfigError, Section
 from hitvideo.hierarchy import Clip, Grid, Hierarchy
 from hitvideo.sections import VideoTokenizerSection
-from hitvideo.tokenizer.autoencoder import PIXEL_CHANNELS, Decoder, Encoder
-from hitvideo.tokenizer.conv import Carry
+from hitvideo.tokenizer.autoencoder import Decoder, Encoder
+from hitvideo.tokenizer.conv import PIXEL_CHANNELS, Carry
 from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
 
 WEIGHTS_FILE = "weights.safetensors"

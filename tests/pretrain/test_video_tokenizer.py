@@ -15,7 +15,8 @@ from hitvideo.parallel.checkpoint import Reader
 from hitvideo.run import read_metrics
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import load
-from tests.samples import ROOT, tiny_hierarchy
+from pretrain.objective import perceptual_of
+from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
 
 TINY = str(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml")
@@ -56,6 +57,58 @@ def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path
     assert [[row.get(k) for k in keys] for row in again] == [[row.get(k) for k in keys] for row in straight]
     one, other = (load(tmp_path / name / "weights")[0].state_dict() for name in ("straight", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+ADVERSARIAL = [
+    "loss.adversarial={weight: 0.2, channels: 8, layers: 2}", "checkpoint.every=2", "checkpoint.keep_last=9",
+    "phases=[{name: all-levels, steps: 4}, {name: sharp, steps: 4, adversarial: true, train: decoder, size: [48, 64]}]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "world"), [(1, 1), (2, 2), (3, 2)])
+def test_the_adversarial_phase(tmp_path: Path, shards: Path, stage: int, world: int) -> None:
+    """The decoder alone learns, on larger clips, from a discriminator that learns too; encoder and codes keep their weights."""
+    extra = [*ADVERSARIAL, f"parallel.zero_stage={stage}", "train.weight_decay=0.1"]
+    rows = train(tmp_path, shards, "sharp", world, *extra)
+    assert ["discriminator" in row for row in rows] == [False] * 4 + [True] * 4
+    assert all(row["adversarial_ratio"] > 0 for row in rows[4:])
+    readers = {step: Reader(tmp_path / f"sharp/checkpoints/step-{step:08d}") for step in (2, 4, 6)}
+    moved = {name: not torch.equal(readers[4].full(name), readers[6].full(name)) for name in readers[4].names}
+    for name, has_moved in moved.items():
+        part = name.split(".")[1] if name.startswith("video_tokenizer") else "discriminator"
+        assert has_moved == (part in ("decoder", "discriminator")), name
+        if part == "discriminator":
+            assert torch.equal(readers[2].full(name), readers[4].full(name)), f"{name} moved before its phase"
+    state = readers[6].state["job"]["lecam"]
+    assert state != [0, 0]
+    exported = load(tmp_path / "sharp/weights")[0]
+    assert exported.encode(torch.zeros(1, 3, 8, 64, 96))[-1].shape == (1, 2, 16, 24)
+
+
+def test_a_kill_in_the_adversarial_phase_changes_nothing(tmp_path: Path, shards: Path) -> None:
+    straight = train(tmp_path, shards, "game", 1, *ADVERSARIAL)
+    directory = tmp_path / "game"
+    weights = load(directory / "weights")[0].state_dict()
+    (directory / "DONE").unlink()
+    shutil.rmtree(directory / "checkpoints/step-00000008")
+    assert train(tmp_path, shards, "game", 1, *ADVERSARIAL)[-1]["loss"] == straight[-1]["loss"]
+    again = load(directory / "weights")[0].state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_no_lpips_weights_is_said(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_as(VideoTokenizerRun, TINY, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
+    assert perceptual_of(settings, torch.device("cpu")) is None
+    assert "goes on WITHOUT the perceptual loss" in caplog.text
+
+
+def test_lpips_counts_where_its_weights_are_given(tmp_path: Path, shards: Path) -> None:
+    write_lpips_weights(tmp_path / "lpips")
+    words = [f"loss.perceptual={{weight: 0.5, weights: '{tmp_path / 'lpips'}'}}", "train.steps=1", "loss.unquantized_until=0"]
+    row = train(tmp_path, shards, "near", 1, *words)[0]
+    codes = 0.03 * row["entropy"] + 0.25 * (row["commitment"] + row["residual"])
+    assert row["perceptual"] > 0
+    assert row["loss"] == pytest.approx(0.2 * row["l1"] + 4 * row["l2"] + 0.5 * row["perceptual"] + codes, rel=1e-4)
 
 
 PHASES = (
@@ -137,6 +190,12 @@ def test_wrong_phases_are_explained(tmp_path: Path) -> None:
         load_as(VideoTokenizerRun, TINY, [*words, PHASES, "train.steps=9"])
     with pytest.raises(ConfigError, match=r"phase 'coarse' uses 5 levels, the hierarchy has 4"):
         load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: coarse, steps: 8, levels: 5}]", "train.steps=8"])
+    with pytest.raises(ConfigError, match=r"phase 'sharp' is adversarial, loss.adversarial.weight is 0"):
+        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: sharp, steps: 8, adversarial: true}]", "train.steps=8"])
+    with pytest.raises(ConfigError, match=r"loss.adversarial.weight is above 0, no phase is adversarial"):
+        load_as(VideoTokenizerRun, TINY, [*words, "loss.adversarial.weight=0.2"])
+    with pytest.raises(ConfigError, match=r"phase 'large': size \[40, 64\]: height 40 is not a multiple of 16"):
+        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: large, steps: 8, size: [40, 64]}]", "train.steps=8"])
 
 
 @pytest.mark.slow

@@ -7,11 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hitvideo.schema import VideoTokenizerRun, load_as
-from hitvideo.sections import LossSection
 from hitvideo.tokenizer.budget import plan, training_flops_per_clip
-from hitvideo.tokenizer.losses import reconstruction_losses
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from tests.samples import ROOT
+from tests.samples import ROOT, whole_loss
 
 RUNS = ROOT / "yaml_configs" / "pretrain_tokenizer"
 
@@ -53,7 +51,7 @@ def test_full_size_presets_run_forward_and_backward_without_data(name: str) -> N
         video = torch.empty(1, 3, *run.video.extent)
         reconstruction = tokenizer(video, torch.tensor([len(run.hierarchy.levels)]))
         assert reconstruction.video.shape == video.shape
-        reconstruction_losses(reconstruction, video, LossSection(), 0)["loss"].backward()
+        whole_loss(reconstruction, video).backward()
         assert all(p.grad is not None and p.grad.shape == p.shape for p in tokenizer.parameters())
 
 
@@ -66,7 +64,7 @@ def test_full_size_presets_run_really_on_a_small_clip(name: str) -> None:
     tokenizer = VideoTokenizer(run.video_tokenizer, run.hierarchy).train()
     side = run.hierarchy.levels[0].down[1]
     video = torch.rand(1, 3, 8, side, side) * 2 - 1
-    losses = reconstruction_losses(tokenizer(video), video, LossSection(), 0)
-    losses["loss"].backward()
-    assert losses["loss"].isfinite()
+    loss = whole_loss(tokenizer(video), video)
+    loss.backward()
+    assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tokenizer.parameters())

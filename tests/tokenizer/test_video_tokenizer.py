@@ -12,8 +12,9 @@ from hitvideo.config import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.sections import LossSection, VideoTokenizerSection
 from hitvideo.tokenizer.conv import Block
-from hitvideo.tokenizer.losses import code_use, entropy_weight, reconstruction_losses, sample_prefix
+from hitvideo.tokenizer.losses import code_losses, code_use, distances, entropy_weight, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
+from tests.samples import whole_loss
 
 PARTS = Path(__file__).parents[2] / "yaml_configs" / "parts"
 TINY = config.resolve(PARTS / "hierarchy" / "tiny.yaml")
@@ -80,7 +81,7 @@ def test_codes_and_video_do_not_depend_on_later_cells(tokenizer: VideoTokenizer)
 def test_gradients_reach_every_weight(tokenizer: VideoTokenizer) -> None:
     tokenizer.train()
     video = video_of(8)
-    reconstruction_losses(tokenizer(video, torch.tensor([4, 2])), video, LossSection(), 0)["loss"].backward()
+    whole_loss(tokenizer(video, torch.tensor([4, 2])), video).backward()
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -90,8 +91,10 @@ def test_bf16_autocast_trains(tokenizer: VideoTokenizer) -> None:
     tokenizer.train()
     video = video_of(8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = reconstruction_losses(tokenizer(video), video, LossSection(), 0)
-    losses["loss"].backward()
+        reconstruction = tokenizer(video)
+        losses = distances(reconstruction.video.float(), video, LossSection())
+        losses |= code_losses(reconstruction, LossSection(), 0)
+    (losses["distance"] + losses["codes"]).backward()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
@@ -166,17 +169,18 @@ def test_entropy_weight_falls_linearly() -> None:
     assert entropy_weight(section.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
 
 
-def test_loss_is_the_weighted_sum(tokenizer: VideoTokenizer) -> None:
+def test_losses_are_weighted_sums(tokenizer: VideoTokenizer) -> None:
     tokenizer.train()
     section = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
     video = video_of(8)
     reconstruction = tokenizer(video)
-    parts = reconstruction_losses(reconstruction, video, section, 0)
-    expected = parts["l1"] + 2 * parts["l2"] + 0.5 * parts["log_l2"] + 0.1 * parts["entropy"]
-    expected = expected + 0.25 * (parts["commitment"] + parts["residual"])
+    parts = distances(reconstruction.video, video, section)
+    codes = code_losses(reconstruction, section, 0)
     each = [(reconstruction.video[b] - video[b]).square().mean() for b in range(len(video))]
     torch.testing.assert_close(parts["log_l2"], torch.stack([(mse + 2e-4).log() for mse in each]).mean())
-    torch.testing.assert_close(parts["loss"], expected)
+    torch.testing.assert_close(parts["distance"], parts["l1"] + 2 * parts["l2"] + 0.5 * parts["log_l2"])
+    expected = 0.1 * codes["entropy"] + 0.25 * (codes["commitment"] + codes["residual"])
+    torch.testing.assert_close(codes["codes"], expected)
     torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
     torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
 

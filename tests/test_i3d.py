@@ -1,0 +1,58 @@
+"""I3D: the public network's size and names, padding, and what is said of wrong weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hitvideo.config import ConfigError
+from hitvideo.i3d import I3D, _same, load_i3d
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(16, 7, 2), (17, 7, 2), (9, 3, 2), (8, 2, 2), (7, 2, 2), (5, 3, 1)])
+def test_padding_is_tensorflows_same(size: int, kernel: int, stride: int) -> None:
+    """⌈size / stride⌉ windows, with the odd zero behind."""
+    padded = _same(torch.ones(1, 1, size, 1, 1), (kernel, 1, 1), (stride, 1, 1)).flatten()
+    assert len(padded.unfold(0, kernel, stride)) == -(-size // stride)
+    front, behind = int(padded.argmax()), len(padded) - size - int(padded.argmax())
+    assert behind - front in (0, 1)
+
+
+def test_the_public_networks_parameters() -> None:
+    """12.7 M parameters in 344 tensors under the names of the public weights (58 convolutions, of which 57 with a norm)."""
+    state = I3D().state_dict()
+    assert sum(tensor.numel() for name, tensor in I3D().named_parameters()) == 12_697_264
+    assert len(state) == 57 * (1 + 5) + 2
+    assert state["Mixed_4f.b2b.conv3d.weight"].shape == (128, 32, 3, 3, 3)
+    assert state["logits.conv3d.bias"].shape == (400,)
+
+
+@pytest.mark.slow
+def test_features_do_not_depend_on_the_source_size_of_flat_frames(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(I3D().state_dict(), tmp_path / "i3d.pt")
+    model = load_i3d(tmp_path / "i3d.pt")
+    flat = torch.linspace(-1, 1, 9).view(1, 1, 9, 1, 1).expand(1, 3, 9, 16, 24)
+    with torch.no_grad():
+        small, large = model(flat), model(F.interpolate(flat, (9, 64, 64)))
+        assert small.shape == (1, 400)
+        torch.testing.assert_close(small, large)
+        assert not torch.allclose(model(flat.flip(2)), small, atol=1e-4), "time counts"
+
+
+def test_wrong_weights_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file; FVD needs I3D's weights"):
+        load_i3d(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("not weights")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    for name in ("text.pt", "other.pt"):
+        with pytest.raises(ConfigError, match="cannot be read as the weights of I3D"):
+            load_i3d(tmp_path / name)
+
+
+def test_short_clips_are_refused() -> None:
+    with pytest.raises(ConfigError, match="clips of 9 frames or more, these have 8"):
+        I3D()(torch.zeros(1, 3, 8, 16, 16))
