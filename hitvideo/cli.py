@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--json", action="store_true")
 
+    p = _add(commands, "slurm", do.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
+    p.add_argument("run", type=Path, help="RUN.yaml of program pretrain or video_tokenizer")
+    p.add_argument("override", nargs="*", help="section.key=value")
+    p.add_argument("--nodes", type=int, required=True, help="nodes that train; spare ones come on top")
+    p.add_argument("--cluster", type=Path, help="YAML with a `cluster:` section of your site")
+    p.add_argument("--submit", action="store_true", help="hand it to sbatch instead of printing it")
+
     p = _add(commands, "inspect", do.inspect, "figures of a hierarchy YAML, a manifest.json, a token shard or a video shard")
     p.add_argument("file", type=Path)
     p.add_argument("--json", action="store_true")

@@ -148,6 +148,14 @@ def reconstruct(words: argparse.Namespace) -> None:
     print(words.out)
 
 
+def slurm(words: argparse.Namespace) -> None:
+    from hitvideo import slurm as jobs
+
+    extra = jobs.cluster_words(words.cluster) if words.cluster else []
+    text = jobs.script(words.run, [*extra, *words.override], words.nodes)
+    print(f"submitted job {jobs.submit(text)}" if words.submit else text, end="\n" if words.submit else "")
+
+
 def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo import evaluate
     from hitvideo.data.clips import ClipSource

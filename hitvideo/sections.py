@@ -254,6 +254,28 @@ class TrackingSection(Section):
     experiment: str = "hitvideo"
 
 
+class SlurmSection(Section):
+    """What `hitvideo slurm` writes at the head of a job's script; null leaves a line out."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str = "24:00:00"
+    """Limit of one attempt; the job saves, requeues itself and goes on."""
+    grace_seconds: Positive = 600
+    """How long before the limit the job is told to save: a step and a save, twice over."""
+    cpus_per_node: Positive | None = None
+    spares: int = Field(0, ge=0)
+    """Nodes beyond those that train, for one whose pre-flight fails."""
+
+    @field_validator("partition", "account", "qos", "time")
+    @classmethod
+    def _one_word(cls, word: str | None) -> str | None:
+        if word is not None and not re.fullmatch(r"[\w.,:+-]+", word):
+            raise ConfigError("one word of letters, digits and . , : + - is wanted; it stands in a line of the script")
+        return word
+
+
 class ClusterSection(Section):
     """The machine, for MFU and `hitvideo plan`."""
 
@@ -264,6 +286,7 @@ class ClusterSection(Section):
     memory_gib: float = Field(gt=0)
     """Per device."""
     assumed_mfu: Fraction = 0.4
+    slurm: SlurmSection = SlurmSection()
 
 
 class TrainedTokenizerSection(Section):

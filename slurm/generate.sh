@@ -3,7 +3,7 @@
 #SBATCH --job-name=generate
 #SBATCH --nodes=1 --ntasks=1 --gpus-per-node=1 --cpus-per-task=8
 #SBATCH --time=01:00:00
-#SBATCH --output=%x-%j.out
+#SBATCH --output=slurm/logs/%x-%j.out
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" hitvideo generate "$@"
+srun --cpus-per-task="$CPUS" hitvideo generate "$@"

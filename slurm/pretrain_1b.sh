@@ -4,7 +4,8 @@
 #SBATCH --job-name=pretrain-1b
 #SBATCH --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=96 --exclusive
 #SBATCH --time=24:00:00 --requeue --open-mode=append --signal=B:USR1@600
-#SBATCH --output=%x-%j.out
+#SBATCH --output=slurm/logs/%x-%j.out
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
-launch pretrain yaml_configs/pretrain/1b.yaml cluster.nodes="$SLURM_JOB_NUM_NODES" "$@"
+source "$SLURM_SUBMIT_DIR/slurm/launch.sh"
+launch pretrain yaml_configs/pretrain/1b.yaml cluster.nodes="$((SLURM_JOB_NUM_NODES - ${SPARES:-0}))" cluster.devices_per_node="$PER_NODE" "$@"

@@ -1,0 +1,43 @@
+# Sourced by the training scripts, after env.sh.
+#
+#   launch MODULE RUN.yaml key=value …      one attempt at a run: check every node, train on the fit ones, requeue or not
+#
+# The decisions are made, and explained, by hitvideo/attempt.py. SPARES: nodes of the allocation beyond those that train.
+
+launch() {
+  local module=$1 run bad code asked=0 nodes fit step; shift
+  run=$(python -m hitvideo.attempt begin "$@") || exit $?
+  [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
+  export HITVIDEO_FAULTS=$run/attempts/$HITVIDEO_ATTEMPT
+  # A signal reaches this shell alone; the ranks see the file, agree at a step boundary, save, and exit 75.
+  trap 'asked=1; touch "$run/STOP"' USR1 TERM
+
+  mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
+    timeout 120 python -m hitvideo.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
+  bad=$(python -m hitvideo.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
+  nodes=$((${#hosts[@]} - ${SPARES:-0}))
+  mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
+  [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }
+
+  export MASTER_ADDR=${fit[0]}                                # where ranks meet
+  srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --nodelist="$(IFS=,; echo "${fit[*]}")" --kill-on-bad-exit=1 --wait=60 \
+    --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-%n.log" \
+    bash -c 'exec torchrun --nnodes="$SLURM_STEP_NUM_NODES" --node-rank="$SLURM_NODEID" --nproc-per-node="$0" --max-restarts=0 \
+      --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m "$@"' "$PER_NODE" "$module" "$@" & step=$!
+  while :; do wait $step; code=$?; kill -0 $step 2>/dev/null || break; done   # a trapped signal ends `wait` early
+  python -m hitvideo.attempt end "$run" "$code" "$asked"; code=$?
+  [ $code = 75 ] && again ""
+  exit $code
+}
+
+# Requeue this job, on other nodes than the named ones. Slurm takes nodes to exclude only while a job is pending: after the
+# requeue, in the seconds that it leaves a script which ignores its signal.
+again() {
+  trap '' TERM USR1
+  local before; before=$(scontrol show job -o "$SLURM_JOB_ID" | grep -o 'ExcNodeList=[^ ]*' | cut -d= -f2)
+  [ "$before" = "(null)" ] && before=
+  scontrol requeue "$SLURM_JOB_ID" || exit 1
+  [ -n "$1" ] && for _ in {1..10}; do scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="${before:+$before,}$1" && break; sleep 0.5; done
+  sleep 60
+}
