@@ -118,6 +118,7 @@ def make_job(
         tokens_per_row=settings.hierarchy.tokens(settings.video.extent),
         flops_per_row=training_flops_per_clip(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
+        faults=settings.faults,
     )
 
 

@@ -26,11 +26,15 @@ class RankError(AssertionError):
     pass
 
 
-def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
-    """Call a module-level function on every rank of a world; returns their results in rank order."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
+    """Call a module-level function on every rank of a world; returns their results in rank order."""
+    port = free_port()
     results: Any = _context.Queue()
     ranks = [
         _context.Process(target=_rank, args=(function, rank, world, port, threads, results, arguments), daemon=True)
