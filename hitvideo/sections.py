@@ -187,6 +187,11 @@ class ParallelSection(Section):
     activation_checkpointing: Literal["none", "selective", "block"] = "none"
     """What the backward computes again instead of keeping it. selective: attention's core and SwiGLU's product only."""
 
+    bucket: Positive = 50_000_000
+    """Elements of gradients that ZeRO reduces together."""
+    live_parameters: Positive = 1_000_000_000
+    """ZeRO-3 keeps at most so many gathered, and lets those that are needed again soon stay."""
+
     @model_validator(mode="before")
     @classmethod
     def _explain(cls, content: Any) -> Any:
@@ -286,6 +291,10 @@ class ClusterSection(Section):
     """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
     memory_gib: float = Field(gt=0)
     """Per device."""
+    near_gbs: float = Field(450.0, gt=0)
+    """What a device sends to another of its node, in 10⁹ bytes per second (NVLink 4: 450)."""
+    far_gbs: float = Field(50.0, gt=0)
+    """What a device sends to another node (400 Gbit/s for each: 50)."""
     assumed_mfu: Fraction = 0.4
 
 

@@ -40,6 +40,9 @@ def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulatio
             "which gives the same numbers and only divides Adam's states"
         )
     zero = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
+    zero["reduce_bucket_size"] = parallel.bucket
+    if parallel.zero_stage == 3:
+        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = parallel.live_parameters
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation,

@@ -117,7 +117,7 @@ def test_every_layout_over_twenty_steps(tmp_path: Path, manifest: Path, world: i
     one = run(tmp_path, manifest, "one", 1, "train.steps=20", "parallel.zero_stage=1")
     assert sum(row["grad_norm"] > 0.5 for row in one) > 10
     words = (GRID if table == "grid" else FURTHER)[world]
-    runs = {f"{number}": f"train.steps=20 {extra}" for number, extra in enumerate(words)}
+    runs = {f"layout-{number}": f"train.steps=20 {extra}" for number, extra in enumerate(words)}
     for name, rows in run_all(tmp_path, manifest, world, runs).items():
         compare(one, rows, runs[name])
 
@@ -173,7 +173,7 @@ def test_bf16_stays_in_a_band_around_fp32_on_every_layout(tmp_path: Path, manife
 
 
 def test_zero_without_stages_refuses_bf16(tmp_path: Path, manifest: Path) -> None:
-    with pytest.raises(AssertionError, match="use parallel.zero_stage=1"):
+    with pytest.raises(AssertionError, match=r"use parallel.zero_stage=1"):
         run(tmp_path, manifest, "a", 1, "parallel.zero_stage=0", "train.dtype=bf16")
 
 
