@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cluster", type=Path, help="YAML with a `cluster:` section of your site")
     p.add_argument("--submit", action="store_true", help="hand it to sbatch instead of printing it")
 
+    p = _add(commands, "export", do.export, "merge a run's newest checkpoint into one safetensors file, on a CPU")
+    p.add_argument("run", type=Path, help="run directory")
+    p.add_argument("out", type=Path, help="FILE.safetensors")
+    p.add_argument("--names", choices=["ours", "llama"], default="ours", help="llama: the trunk as Hugging Face names it")
+    p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+
     p = _add(commands, "inspect", do.inspect, "figures of a hierarchy YAML, a manifest.json, a token shard or a video shard")
     p.add_argument("file", type=Path)
     p.add_argument("--json", action="store_true")

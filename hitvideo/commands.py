@@ -38,31 +38,40 @@ def _derived(run: Any) -> dict[str, Any]:
         "compression": round(run.hierarchy.compression, 1),
     }
     if isinstance(run, schema.PretrainRun):
-        from hitvideo.throughput import plan
+        from hitvideo.throughput import meta_model
 
-        planned = plan(run)
-        figures |= {"sequence length": planned.tokens_per_row, "parameters": planned.parameters}
-        figures |= {"gradient accumulation": f"{planned.accumulation} on {planned.data_ranks} data-parallel ranks"}
+        model = meta_model(run)
+        ranks = run.cluster.nodes * run.cluster.devices_per_node // (run.parallel.tensor * run.parallel.context)
+        figures |= {"sequence length": model.layout.length, "parameters": sum(p.numel() for p in model.parameters())}
+        figures |= {"gradient accumulation": f"{run.train.accumulation(max(ranks, 1))} on {max(ranks, 1)} data-parallel ranks"}
     return figures
 
 
 def show_plan(words: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from hitvideo import schema, throughput
+    from hitvideo import plan, schema
     from hitvideo.tokenizer import budget
 
     run = schema.load(words.run, words.override)
     if isinstance(run, schema.TokenizeRun):
         raise ConfigError(f"{words.run}: there is nothing to plan for tokenize_shards; give a run that trains")
-    figures = asdict(throughput.plan(run) if isinstance(run, schema.PretrainRun) else budget.plan(run))
+    figures = asdict(plan.plan(run) if isinstance(run, schema.PretrainRun) else budget.plan(run))
     if words.json:
         print(json.dumps(figures))
         return
     for key, value in figures.items():
-        print(f"{key:26} {value:,.3f}" if isinstance(value, float) else f"{key:26} {value:,}")
+        print(f"{key:26} {value:,.3f}" if isinstance(value, float) else f"{key:26} {value:{',' * isinstance(value, int)}}")
     fits = figures["total_gib"] <= figures["available_gib"]
     print("fits" if fits else "does NOT fit: use more devices, a larger parallel.tensor or activation_checkpointing=block")
+
+
+def export(words: argparse.Namespace) -> None:
+    from hitvideo.parallel.engine import DTYPES
+    from hitvideo.parallel.export import export
+
+    checkpoint = export(words.run, words.out, words.names, DTYPES[words.dtype])
+    print(f"{words.out}: weights of {checkpoint}")
 
 
 def inspect(words: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@
         config.yaml     resolved            metrics.jsonl   one object per logged step
         checkpoints/    full state          weights/        the model alone
         samples/        pictures, videos    report.html     DONE, written last
+        heartbeats/     what each rank does     skipped.jsonl   steps left out, and their samples
         started         seconds since 1970
         STOP            touch it to stop: ranks agree at a step boundary, save, and exit 75
 """
@@ -32,7 +33,7 @@ FREE_KEYS = (
     "train.steps", "train.micro_batch", "train.log_every", "train.validate_every", "train.validation_batches",
     "data.manifest", "data.video_shards", "data.workers",
 )  # fmt: skip
-FREE_SECTIONS = ("parallel.", "checkpoint.", "tracking.", "cluster.", "run.root")
+FREE_SECTIONS = ("parallel.", "checkpoint.", "faults.", "tracking.", "cluster.", "run.root")
 
 
 class RunDirectory:

@@ -22,6 +22,7 @@ from hitvideo.sections import (
     CheckpointSection,
     ClipDataSection,
     ClusterSection,
+    FaultsSection,
     LimitsSection,
     LLMSection,
     LLMTrainSection,
@@ -47,6 +48,7 @@ class BaseRun(Section):
     video: Clip
     hierarchy: Hierarchy
     tracking: TrackingSection = TrackingSection()
+    faults: FaultsSection = FaultsSection()
 
     @model_validator(mode="after")
     def _check_grids(self) -> BaseRun:
@@ -119,11 +121,9 @@ class PretrainRun(BaseRun):
 
     @model_validator(mode="after")
     def _check_tensor_parallel(self) -> PretrainRun:
-        """What tensor parallelism must divide. (7B and below want 1 or 2: larger sizes trade speed for memory.)"""
-        tensor = self.parallel.tensor
+        """What the layout must divide. (7B and below want a tensor size of 1 or 2: larger ones trade speed for memory.)"""
+        tensor, context = self.parallel.tensor, self.parallel.context
         divided = {
-            "llm.heads": self.llm.heads,
-            "llm.kv_heads": self.llm.kv_heads,
             "llm.hidden": self.llm.hidden,
             "text.vocab_size": self.text.vocab_size,
             "the smallest sub-code's codebook": min(1 << bits for level in self.hierarchy.levels for bits in level.sub_codes),
@@ -131,6 +131,17 @@ class PretrainRun(BaseRun):
         for name, size in divided.items():
             if size % tensor:
                 raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
+        each = tensor * context
+        for name, size in {"llm.heads": self.llm.heads, "llm.kv_heads": self.llm.kv_heads}.items():
+            if size % each:
+                axes = "parallel.tensor" if context == 1 else "parallel.tensor × parallel.context ="
+                raise ConfigError(f"{name} {size} is not divisible by {axes} {each}")
+        slots, parts = self.text.window + self.hierarchy.tokens(self.video.extent), each if self.parallel.sequence else context
+        if slots % parts:
+            raise ConfigError(
+                f"a row has {slots} slots of input, which {parts} ranks cannot share equally; "
+                f"set text.window={self.text.window + parts - slots % parts}"
+            )
         return self
 
 

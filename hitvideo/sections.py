@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -193,11 +193,42 @@ class TokenDataSection(Section):
     """Consecutive samples that are read together; the order permutes blocks, then samples within."""
 
 
+_REFUSED = {
+    "pipeline": "DeepSpeed's pipeline takes ZeRO 0 and 1 only, and no model of another library's layers; use tensor or context",
+    "hpz": "ZeRO++'s secondary shards are cut from consecutive ranks, which tensor parallelism divides otherwise",
+    "qgz": "ZeRO++'s quantised gradients travel in groups of consecutive ranks, which tensor parallelism divides otherwise",
+    "mics": "MiCS' shard groups are cut from consecutive ranks, which tensor parallelism divides otherwise",
+}
+
+
 class ParallelSection(Section):
     tensor: Positive = 1
     """Megatron tensor-parallel size."""
-    zero_stage: Literal[1, 2, 3] = 3
-    activation_checkpointing: Literal["none", "block"] = "none"
+    sequence: bool = False
+    """Within the tensor-parallel ranks, divide the slots too where they would hold copies: norms and residual stream."""
+    context: Positive = 1
+    """Ranks that share a row's slots (Ulysses): for rows whose activations do not fit one device."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    activation_checkpointing: Literal["none", "selective", "block"] = "none"
+    """What the backward computes again instead of keeping it. selective: attention's core and SwiGLU's product only."""
+
+    bucket: Positive = 50_000_000
+    """Elements of gradients that ZeRO reduces together."""
+    live_parameters: Positive = 1_000_000_000
+    """ZeRO-3 keeps at most so many gathered, and lets those that are needed again soon stay."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explain(cls, content: Any) -> Any:
+        for key in _REFUSED.keys() & set(content if isinstance(content, dict) else ()):
+            raise ConfigError(f"parallel.{key} is not offered: {_REFUSED[key]}")
+        return content
+
+    @model_validator(mode="after")
+    def _check(self) -> ParallelSection:
+        if self.sequence and self.tensor == 1:
+            raise ConfigError("parallel.sequence divides slots over the tensor-parallel ranks, and parallel.tensor is 1")
+        return self
 
 
 class TrainSection(Section):
@@ -245,6 +276,28 @@ class CheckpointSection(Section):
     every: Positive = 1000
     """Steps between checkpoints; the last step always saves one."""
     keep_last: Positive = 2
+    """Newest ones that are kept."""
+    keep_every: Positive | None = None
+    """Those of steps that are multiples of this are kept for good."""
+    patience_seconds: float = Field(300.0, ge=0)
+    """How long a run that ends or stops waits for space on a full disk before its last steps are lost."""
+
+
+class FaultsSection(Section):
+    """What a run does when something goes wrong that nobody can mend while it runs."""
+
+    spike_sigmas: float = Field(6.0, gt=0)
+    """A step is skipped where its loss is not finite, or so many standard deviations above the mean …"""
+    spike_window: int = Field(128, ge=8)
+    """… of so many good steps before it; until there are that many, only losses that are not finite count."""
+    patience: Positive = 5
+    """So many bad steps in a row, and the run goes back to its last checkpoint and on with the data behind them …"""
+    most_rollbacks: int = Field(3, ge=0)
+    """… at most so often; then it ends as a fault."""
+    hang_seconds: float = Field(1800.0, gt=0)
+    """Without a sign of life for so long, every rank writes its stacks beside its heartbeat, and the job ends."""
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    """Between two writings of a rank's heartbeat file."""
 
 
 class TrackingSection(Section):
@@ -285,6 +338,10 @@ class ClusterSection(Section):
     """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
     memory_gib: float = Field(gt=0)
     """Per device."""
+    near_gbs: float = Field(450.0, gt=0)
+    """What a device sends to another of its node, in 10⁹ bytes per second (NVLink 4: 450)."""
+    far_gbs: float = Field(50.0, gt=0)
+    """What a device sends to another node (400 Gbit/s for each: 50)."""
     assumed_mfu: Fraction = 0.4
     slurm: SlurmSection = SlurmSection()
 

@@ -35,7 +35,7 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
     if isinstance(settings, schema.TokenizeRun):
         raise ConfigError(f"{run} is an array job: sbatch --array=0-15 slurm/tokenize_shards.sh {run} …")
     if isinstance(settings, PretrainRun):
-        from hitvideo.throughput import plan
+        from hitvideo.plan import plan
 
         needed, available = plan(settings).total_gib, settings.cluster.memory_gib
     else:

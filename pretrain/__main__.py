@@ -82,18 +82,23 @@ def make_job(
         tokens_per_row=layout.length,
         flops_per_row=flops,
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
+        key=lambda index: dataset[index].key,
+        faults=settings.faults,
     )
 
 
 def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
     """The model, or this tensor-parallel rank's share of it, with its initial weights."""
+    parallel = settings.parallel
     layers: Layers = DenseLayers()
-    if topology.tensor > 1:
+    trunk_layers: Layers | None = None
+    if topology.tensor * topology.context > 1:
         from hitvideo.parallel.layers import MegatronLayers
 
         layers = MegatronLayers(topology.tensor, torch.float32)
-    recompute = settings.parallel.activation_checkpointing == "block"
-    model = LanguageModel(settings.llm, make_layout(settings), layers, recompute)
+        if parallel.sequence or parallel.context > 1:
+            trunk_layers = MegatronLayers(topology.tensor, torch.float32, parallel.sequence, parallel.context > 1)
+    model = LanguageModel(settings.llm, make_layout(settings), layers, trunk_layers, parallel.activation_checkpointing)
     initialize(
         model, settings.llm.width, settings.llm.layers, settings.run.seed, topology.tensor_rank, topology.tensor
     )

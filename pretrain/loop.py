@@ -1,34 +1,36 @@
 """The training loop of both programs: fetch, forward, backward, step, log, save.
 
 What is trained is a `Job`; how it is spread over ranks is the engine's affair. The loop's whole state is the number of
-steps done: data order, level and caption dropout and the learning rate are functions of it.
+steps done: data order, level and caption dropout and the learning rate are functions of it. Around the loop stand a guard,
+which leaves out steps that would spoil the weights, a saver, which writes beside training, and a heartbeat.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from hitvideo.data.loader import Batches
+from hitvideo.heartbeat import Heartbeat
 from hitvideo.parallel import checkpoint
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.saver import Saver
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import EXIT_DONE, EXIT_STOPPED, RunDirectory, Stop
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
-from hitvideo.sections import CheckpointSection, TrainSection
+from hitvideo.sections import CheckpointSection, FaultsSection, TrainSection
 from hitvideo.tracking import Tracker
+from pretrain.guard import Diverged, Guard
+from pretrain.meter import Meter, Progress
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +64,15 @@ class Job:
     """What a checkpoint must hold beside the engine's tensors, as JSON can; equal on all ranks."""
     load_state: Callable[[dict[str, Any]], None] = lambda _state: None
     """Given the same again on resuming, on every rank."""
+    key: Callable[[int], str] = str
+    """Names a sample of the source, for the record of skipped steps."""
+    faults: FaultsSection = field(default_factory=FaultsSection)
 
 
 @contextmanager
 def opened(settings: VideoTokenizerRun | PretrainRun) -> Iterator[tuple[Topology, RunDirectory, Tracker]]:
     """The ranks, the run directory and the tracker of a run."""
-    with start(settings.parallel.tensor) as topology:
+    with start(settings.parallel.tensor, settings.parallel.context) as topology:
         directory = RunDirectory(settings, writer=topology.rank == 0)
         with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
             yield topology, directory, tracker
@@ -90,31 +95,49 @@ def batches_of(settings: VideoTokenizerRun | PretrainRun, topology: Topology, bl
 def train(job: Job) -> int:
     """Train to the last step, or to a stop signal; returns the exit code."""
     engine, settings, directory = job.engine, job.train, job.directory
-    step = resume(job)
-    stop = Stop(directory.path)
-    meter = Meter(job)
-    with Progress(step, settings.steps, shown=directory.writer) as progress:
+    guard = Guard(job.faults, directory.path, directory.writer)
+    saver = Saver(directory.checkpoints, engine, job.checkpoint, job.fingerprint)
+    step = resume(job, guard)
+    stop, meter = Stop(directory.path), Meter(engine, settings.global_batch)
+    pulse = Heartbeat(directory.path / "heartbeats", engine.topology.rank, job.faults)
+    with pulse, Progress(step, settings.steps, shown=directory.writer) as progress:
         while step < settings.steps:
             with meter.timed():
                 with meter.waiting():
-                    micro_batches = job.batches(step)
+                    pulse.beat("fetch", step)
+                    micro_batches = job.batches(step + guard.passed_over)
                 lr = job.set_lr(step)
+                pulse.beat("forward and backward", step)
                 for batch in micro_batches:
                     losses = job.losses(batch.to(engine.topology.device, non_blocking=True), step)
                     engine.backward(losses["loss"])
-                    engine.step()
                     meter.add(losses)
+                pulse.beat("step", step)
+                loss = meter.loss()
+                reason = guard.bad(loss)
+                applied = engine.step(discard=reason is not None)
+                meter.close_step(applied)
+            if applied:
+                guard.good(loss)
+            else:
+                guard.skipped(step, reason or "gradient is not finite", keys(job, step + guard.passed_over))
             step += 1
             last = step == settings.steps
+            pulse.beat("validate and log", step)
             validated = validation_losses(job) if last or step % settings.validate_every == 0 else {}
-            if step == 1 or last or step % settings.log_every == 0 or validated:
-                row = {"step": step, **meter.row(lr), **validated}
+            if (step == 1 or last or step % settings.log_every == 0 or validated) and (metered := meter.row()):
+                row = {"step": step, **rates(job, metered), "lr": lr, **validated}
                 directory.append_metrics(row)
                 job.tracker.log(row, step)
                 progress.show(step, row)
-            stopping = engine.any(stop.requested)
-            if stopping or last or step % job.checkpoint.every == 0:
-                checkpoint.save(directory.checkpoints, engine, step, job.fingerprint, job.checkpoint.keep_last, job.state())
+            pulse.beat("save", step)
+            stopping, unsaved = engine.any(stop.requested, saver.failed)
+            if unsaved:
+                saver.give_up()
+            if guard.hopeless:
+                step = roll_back(job, guard, saver, step)
+            elif stopping or last or step % job.checkpoint.every == 0:
+                saver.save(step, {"job": job.state(), "guard": guard.state()}, final=stopping or last)
             if stopping and not last:
                 job.tracker.finish("KILLED")
                 log.warning("stopped after step %d on request; the same command goes on from there", step)
@@ -126,17 +149,43 @@ def train(job: Job) -> int:
     return EXIT_DONE
 
 
-def resume(job: Job) -> int:
-    """Load the newest finished checkpoint, of whatever layout; returns the steps behind it."""
-    found = checkpoint.complete(job.directory.checkpoints)
-    step = 0
+def resume(job: Job, guard: Guard) -> int:
+    """Load the newest checkpoint that is whole, of whatever layout; returns the steps behind it."""
+    found, step = checkpoint.newest(job.directory.checkpoints, job.engine), 0
     if found:
-        step = checkpoint.load(found[-1], job.engine, job.fingerprint)
-        job.load_state(checkpoint.job_state(found[-1]))
+        step = checkpoint.load(found, job.engine, job.fingerprint)
+        memory = checkpoint.Reader(found).state
+        job.load_state(memory.get("job", {}))
+        guard.load_state(memory.get("guard", {}))
     job.directory.forget_metrics_after(step)
     if step and job.directory.writer:
         log.warning("resumed %s after step %d", job.directory.path, step)
     return step
+
+
+def roll_back(job: Job, guard: Guard, saver: Saver, step: int) -> int:
+    """Back to the newest checkpoint, whose step is returned, and on with data that have not been seen."""
+    saver.finish()
+    found = checkpoint.newest(job.directory.checkpoints, job.engine)
+    if found is None:
+        raise Diverged(f"{job.faults.patience} bad steps in a row up to step {step}, with no checkpoint yet to go back to")
+    guard.roll_back(step, checkpoint.step_of(found))
+    job.load_state(checkpoint.Reader(found).state.get("job", {}))
+    step = checkpoint.load(found, job.engine, job.fingerprint)
+    job.directory.forget_metrics_after(step)
+    return step
+
+
+def keys(job: Job, step: int) -> list[str]:
+    """Names of the samples in the global batch of a step."""
+    positions = step * job.train.global_batch + np.arange(job.train.global_batch)
+    return [job.key(job.batches.samples[int(index)]) for index in job.batches.order(positions)]
+
+
+def rates(job: Job, metered: dict[str, float]) -> dict[str, float]:
+    """A meter's row with rows per second told as tokens per second and MFU."""
+    rows = metered.pop("rows_per_s")
+    return {**metered, "tokens_per_s": rows * job.tokens_per_row, "mfu": job.utilisation(rows * job.flops_per_row)}
 
 
 def learning_rate(settings: TrainSection, step: int, steps: int | None = None, lr: float | None = None) -> float:
@@ -160,85 +209,3 @@ def validation_losses(job: Job) -> dict[str, float]:
         for name, value in job.validate(batch.to(job.engine.topology.device)).items():
             sums[f"validation_{name}"] = sums.get(f"validation_{name}", 0.0) + value.item() / len(batches)
     return job.engine.mean(sums)
-
-
-class Meter:
-    """Losses and times since the last logged row."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._reset()
-
-    def _reset(self) -> None:
-        self._losses: dict[str, torch.Tensor] = {}
-        self._micro_batches = 0
-        self._steps = 0
-        self._seconds = 0.0
-        self._waited = 0.0
-
-    def timed(self) -> Stopwatch:
-        self._steps += 1
-        return Stopwatch(self._add_seconds)
-
-    def waiting(self) -> Stopwatch:
-        return Stopwatch(self._add_waited)
-
-    def _add_seconds(self, seconds: float) -> None:
-        self._seconds += seconds
-
-    def _add_waited(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def add(self, losses: dict[str, torch.Tensor]) -> None:
-        """Keep sums on the device: reading a value would wait for it."""
-        self._micro_batches += 1
-        for name, value in losses.items():
-            self._losses[name] = self._losses.get(name, 0.0) + value.detach().float()
-
-    def row(self, lr: float) -> dict[str, float]:
-        """One row of metrics.jsonl, equal on all ranks; the meter starts anew."""
-        job = self._job
-        means = {name: value.item() / self._micro_batches for name, value in self._losses.items()}
-        means = job.engine.mean({**means, "data_wait_s": self._waited / self._steps, "seconds": self._seconds})
-        rows_per_second = self._steps * job.train.global_batch / means.pop("seconds")
-        row = {
-            **means,
-            "grad_norm": job.engine.grad_norm,
-            "lr": lr,
-            "tokens_per_s": rows_per_second * job.tokens_per_row,
-            "mfu": job.utilisation(rows_per_second * job.flops_per_row),
-        }
-        self._reset()
-        return row
-
-
-class Stopwatch:
-    """Adds the time spent inside to a sum; on a GPU that includes the work still queued when a row is read."""
-
-    def __init__(self, add: Callable[[float], None]) -> None:
-        self._add = add
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._add(time.perf_counter() - self._start)
-
-
-class Progress:
-    """One line that says how far the run is; a new line every half minute where the output is a file."""
-
-    def __init__(self, done: int, steps: int, shown: bool) -> None:
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(total=steps, initial=done, disable=not shown, mininterval=interval, unit="step", dynamic_ncols=True)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._bar.close()
-
-    def show(self, step: int, row: dict[str, float]) -> None:
-        words = [f"loss {row['loss']:.3f}", f"norm {row['grad_norm']:.2f}", f"{row['tokens_per_s']:.0f} tok/s"]
-        self._bar.set_postfix_str(" ".join(words), refresh=False)
-        self._bar.update(step - self._bar.n)

@@ -96,6 +96,7 @@ def make_job(
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
         state=objective.state,
         load_state=objective.load_state,
+        faults=settings.faults,
     )
 
 

@@ -23,11 +23,12 @@ FLOORS = {
     "tokenize_shards": 4, "pretrain": 4,
     "hitvideo.cli": 3, "hitvideo.commands": 3, "hitvideo.generate": 3, "hitvideo.evaluate": 3, "hitvideo.report": 3,
     "hitvideo.data": 2, "hitvideo.parallel": 2, "hitvideo.tracking": 2, "hitvideo.run": 2, "hitvideo.video": 2,
+    "hitvideo.heartbeat": 2,
     "hitvideo.h264": 2, "hitvideo.gallery": 2, "hitvideo.inspection": 2,
     "hitvideo.attempt": 2, "hitvideo.preflight": 2, "hitvideo.slurm": 3,
     "hitvideo.metrics": 1, "hitvideo.i3d": 1,
     "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence": 1, "hitvideo.text": 1,
-    "hitvideo.throughput": 1, "hitvideo.moving_shapes": 1,
+    "hitvideo.throughput": 1, "hitvideo.plan": 1, "hitvideo.moving_shapes": 1,
     "hitvideo.config": 0, "hitvideo.hierarchy": 0, "hitvideo.vocab": 0, "hitvideo.sections": 0,
     "hitvideo.schema": 0,
 }  # fmt: skip

@@ -13,6 +13,7 @@ import os
 import pickle
 import queue
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -26,11 +27,27 @@ class RankError(AssertionError):
     pass
 
 
-def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
-    """Call a module-level function on every rank of a world; returns their results in rank order."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def start_ranks(function: Callable[..., int], world: int, *arguments: Any, threads: int = 1) -> list[Any]:
+    """The processes of a world, for tests that kill them; they exit with what the function returns."""
+    port = free_port()
+    ranks = [
+        _context.Process(target=_exit_with, args=(function, rank, world, port, threads, arguments), daemon=True)
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
+    """Call a module-level function on every rank of a world; returns their results in rank order."""
+    port = free_port()
     results: Any = _context.Queue()
     ranks = [
         _context.Process(target=_rank, args=(function, rank, world, port, threads, results, arguments), daemon=True)
@@ -62,14 +79,25 @@ def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout
     return [found[rank] for rank in range(world)]
 
 
-def _rank(
-    function: Callable[..., Any], rank: int, world: int, port: int, threads: int, results: Any, arguments: tuple[Any, ...]
-) -> None:
+def _become(rank: int, world: int, port: int, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
     torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in torchrun.items()})
+
+
+def _exit_with(
+    function: Callable[..., int], rank: int, world: int, port: int, threads: int, arguments: tuple[Any, ...]
+) -> None:
+    _become(rank, world, port, threads)
+    sys.exit(function(*arguments))
+
+
+def _rank(
+    function: Callable[..., Any], rank: int, world: int, port: int, threads: int, results: Any, arguments: tuple[Any, ...]
+) -> None:
+    _become(rank, world, port, threads)
     try:
         # Pickled here: the queue itself would share tensors by handles that die with the rank.
         results.put((rank, True, pickle.dumps(function(*arguments))))

@@ -1,7 +1,8 @@
 """The layers a transformer is built from, as a bundle of factories: plain torch here, Megatron's in `parallel/layers.py`.
 
 The model is code for one device; it asks the bundle for its matrices and never knows how they are split. A *column*
-layer keeps only this rank's share of its outputs, a *row* layer takes such a share and returns the whole sum.
+layer keeps only this rank's share of its outputs, a *row* layer takes such a share and returns the whole sum. Within the
+trunk the slots of a row can be divided over ranks, too: l = L / ranks.
 """
 
 from __future__ import annotations
@@ -30,8 +31,23 @@ class Layers(Protocol):
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Logits (…, entries / tensor_parallel), targets (…) → nats (…), in fp32."""
 
-    def shared(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight held by all tensor-parallel ranks whose activations differ between them: gradients add up."""
+    def over_heads(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight that all ranks hold and that sees this rank's heads: gradients add up over the tensor-parallel ranks."""
+
+    def over_slots(self, weight: torch.Tensor) -> torch.Tensor:
+        """The same for a weight of the trunk that sees this rank's slots."""
+
+    def scatter(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) → this rank's slots of it (B, l, D), at the trunk's entry."""
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, l, D) → (B, L, D), at the trunk's exit."""
+
+    def slots_to_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Some slots of this rank's heads → all slots of some of them: (B, c, N, K) → (B, L, n, K), before attention."""
+
+    def heads_to_slots(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse, after attention."""
 
 
 class DenseLayers:
@@ -52,5 +68,7 @@ class DenseLayers:
         flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
         return flat.view(targets.shape)
 
-    def shared(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight
+    def _as_it_is(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    over_heads = over_slots = scatter = gather = slots_to_heads = heads_to_slots = _as_it_is

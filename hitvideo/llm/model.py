@@ -16,7 +16,7 @@ from hitvideo.llm.cache import KVCache
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.rope import Rotation, rotation
-from hitvideo.llm.transformer import Transformer
+from hitvideo.llm.transformer import Recompute, Transformer
 from hitvideo.sections import LLMSection
 from hitvideo.sequence import SequenceLayout
 from hitvideo.vocab import NONE, PAD
@@ -32,10 +32,15 @@ class Slots(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """See the module's docstring. `recompute`: activation checkpointing of every block."""
+    """See the module's docstring. `trunk_layers`: the trunk's, where they are others than those of embedding and heads."""
 
     def __init__(
-        self, section: LLMSection, layout: SequenceLayout, layers: Layers | None = None, recompute: bool = False
+        self,
+        section: LLMSection,
+        layout: SequenceLayout,
+        layers: Layers | None = None,
+        trunk_layers: Layers | None = None,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         layers = layers or DenseLayers()
@@ -46,7 +51,7 @@ class LanguageModel(nn.Module):
         self.embedding = layers.embedding(vocab.size, section.width)
         self.level = nn.Embedding(1 + len(layout.grids), section.width)
         self.next_level = nn.Embedding(1 + len(layout.grids), section.width)
-        self.trunk = Transformer(section, layers, recompute)
+        self.trunk = Transformer(section, trunk_layers or layers, recompute)
         self.text_head = layers.column(section.width, vocab.text_size)
         self.heads = nn.ModuleList(LevelHead(section.width, b, section.norm_eps, layers) for b in bits)
         self._slots: dict[torch.device, Slots] = {}

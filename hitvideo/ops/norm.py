@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -22,14 +23,12 @@ def apex_missing(device: torch.device | str) -> str | None:
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """The reference: (…, D) and (D,) → (…, D) in x's dtype."""
-    x32 = x.float()
-    x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
-    return (x32 * weight.float()).to(x.dtype)
+    """The reference: (…, D) and (D,) → (…, D) in x's dtype. PyTorch's own, which computes in fp32."""
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 class RMSNorm(nn.Module):
-    """`share` wraps the weight where tensor-parallel ranks see different activations (heads), so its gradients add up."""
+    """`share` wraps the weight where tensor-parallel ranks see different heads or slots, so its gradients add up."""
 
     def __init__(self, width: int, eps: float, share: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
         super().__init__()

@@ -2,83 +2,43 @@
 
     checkpoints/step-00000100/
         rank-00000.safetensors     this rank's fragments: NAME@OFFSET/STATE → 1-D fp32
-        rank-00000.json            which they are, and the tensor-parallel rank they belong to
-        state.json                 step, full shapes, fingerprint, what the job remembers; written last
+        rank-00000.json            which they are, the tensor-parallel rank they belong to, size and sha256 of the above
+        state.json                 step, full shapes, fingerprint, what the job remembers, sizes and sha256 of all; last
 
-A checkpoint is written beside (`.partial`) and completed by one rename, so a half-written one is never chosen. DeepSpeed's
-own checkpoints do not fit: they load on the layout that wrote them, and merging them is wrong for a client's tensor
-parallelism.
+A half-written one is never chosen, for it gets its name by one rename (`saver.py`), nor is a damaged one: `newest` reads
+every file's checksum, divided over the ranks. There is no RNG state to save, because nothing draws from a hidden one: data
+order, dropout and schedule are functions of the step.
+
+Why a format of our own. *torch.distributed.checkpoint* reshards, saves asynchronously and is well kept, but it has to be
+told of every tensor as a DTensor or a plain whole one: ZeRO's flat buffers are neither, and its `.distcp` files are pickles
+that only a program with torch's planner can read. *DeepSpeed's universal format* resumes a client's tensor parallelism only
+through metadata set on private attributes, after an offline conversion that needs all the memory at once and is wrong,
+without an error, where the metadata are missing. What is left to do by hand is one mapping, fragments.py, and it gives
+files that any safetensors reader opens. The price: ours alone to maintain, and tied to where DeepSpeed keeps its buffers,
+which the resume tests would show at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hitvideo.config import ConfigError
 from hitvideo.llm.init import full_shape
 from hitvideo.parallel.engine import Engine
-from hitvideo.parallel.fragments import AVERAGE, WEIGHT, adam_states, fragments, refresh_weights
+from hitvideo.parallel.fragments import AVERAGE, WEIGHT, adam_states, buffers, fragments, refresh_weights
 
+log = logging.getLogger(__name__)
 FORMAT = 1
-
-
-def save(
-    directory: Path, engine: Engine, step: int, fingerprint: str, keep_last: int, job: dict[str, Any] | None = None
-) -> Path:
-    """Write the state after `step` steps; all ranks together. Older checkpoints beyond `keep_last` are removed.
-
-    `job`: what the program itself has to remember, as JSON can hold it; `job_state` gives it back.
-    """
-    topology = engine.topology
-    final = directory / f"step-{step:08d}"
-    partial = final.with_suffix(".partial")
-    if topology.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    tensors: dict[str, torch.Tensor] = {}
-    index = []
-    for name, offset, states in fragments(engine, engine.model):
-        index.append({"name": name, "offset": offset, "length": states[WEIGHT].numel()})
-        for kind, state in states.items():
-            tensors[f"{name}@{offset}/{kind}"] = state.to("cpu", copy=True)
-    stem = partial / f"rank-{topology.rank:05d}"
-    save_file(tensors, stem.with_suffix(".safetensors"))
-    _sync(stem.with_suffix(".safetensors"))
-    _write_json(stem.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index})
-    dist.barrier()
-    if topology.rank == 0:
-        description = {
-            "format": FORMAT,
-            "step": step,
-            "averaged": bool(engine.averages),
-            "adam_step": int(adam_states(engine)[0]["step"]),
-            "fingerprint": fingerprint,
-            "world": topology.world,
-            "tensor": topology.tensor,
-            "parameters": _shapes(engine),
-            "job": job or {},
-        }
-        _write_json(partial / "state.json", description)
-        _sync(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(partial, final)
-        _sync(directory)
-        for old in complete(directory)[:-keep_last]:
-            shutil.rmtree(old)
-    dist.barrier()
-    return final
 
 
 def load(path: Path, engine: Engine, fingerprint: str) -> int:
@@ -90,29 +50,50 @@ def load(path: Path, engine: Engine, fingerprint: str) -> int:
     found = reader.state["fingerprint"]
     if found != fingerprint:
         raise ConfigError(f"{path} is a checkpoint of other settings or data (fingerprint {found}, ours {fingerprint})")
-    topology, shapes = engine.topology, _shapes(engine)
-    name, share = "", {}
-    for fragment in fragments(engine, engine.model):
-        if fragment.name != name:
-            name, (shape, dim) = fragment.name, shapes[fragment.name]
+    topology, live, ours = engine.topology, buffers(engine), shapes(engine)
+    for name, (shape, _dim) in ours.items():
+        if reader.shape(name) != shape:
+            raise ConfigError(f"{path}: {name} has shape {reader.shape(name)}, the run's model has {shape}")
+    for fragment in fragments(engine):
+        division = Division(ours[fragment.name][1], topology.tensor)
+        for kind, view in fragment.of(live).items():
             # An average that the checkpoint does not have starts from its weights.
-            average = AVERAGE if reader.averaged else WEIGHT
-            whole = {kind: reader.full(name, average if kind == AVERAGE else kind) for kind in fragment.states}
-            if list(whole[WEIGHT].shape) != shape:
-                raise ConfigError(f"{path}: {name} has shape {list(whole[WEIGHT].shape)}, the run's model has {shape}")
-            share = {k: (w if dim < 0 else w.chunk(topology.tensor, dim)[topology.tensor_rank]) for k, w in whole.items()}
-        for kind, view in fragment.states.items():
-            view.copy_(share[kind].flatten().narrow(0, fragment.offset, view.numel()))
+            source = WEIGHT if kind == AVERAGE and not reader.averaged else kind
+            held = reader.part(fragment.name, source, division, topology.tensor_rank, fragment.offset, fragment.length)
+            view.copy_(held)
     for state in adam_states(engine):
         state["step"].fill_(reader.state["adam_step"])
     refresh_weights(engine)
     return int(reader.state["step"])
 
 
-def job_state(path: Path) -> dict[str, Any]:
-    """What the program that wrote a checkpoint had to remember beside the tensors."""
-    found: dict[str, Any] = Reader(path).state.get("job", {})
-    return found
+def newest(directory: Path, engine: Engine) -> Path | None:
+    """The newest checkpoint that is whole by its checksums; all ranks together, each reading its share of the files."""
+    topology, found = engine.topology, complete(directory)
+    for path in reversed(found):
+        fault = damage(path, topology.rank, topology.world)
+        if fault:
+            log.warning("%s is passed over: %s", path, fault)
+        if not engine.any(fault is not None)[0]:
+            return path
+    if found:
+        raise ConfigError(f"{directory}: all {len(found)} checkpoints are damaged; remove the directory to start over")
+    return None
+
+
+def damage(path: Path, reader: int = 0, readers: int = 1) -> str | None:
+    """What is wrong with a checkpoint's files, of which this reader looks at every `readers`-th; None: nothing."""
+    try:
+        state = Reader(path).state
+    except ConfigError as error:
+        return str(error)
+    for name, (size, digest) in sorted(state.get("files", {}).items())[reader::readers]:
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or sha256(file) != digest:
+            return f"{name} is not as it was written (sha256)"
+    return None
 
 
 def complete(directory: Path) -> list[Path]:
@@ -121,19 +102,32 @@ def complete(directory: Path) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and (path / "state.json").is_file())
 
 
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+class Division(NamedTuple):
+    """How tensor-parallel ranks divide a parameter: along `dim`, or not at all (-1)."""
+
+    dim: int
+    ranks: int
+
+
 class Reader:
-    """The undivided tensors of a checkpoint, one at a time, on one CPU. Needs no process group."""
+    """The tensors of a checkpoint, whole or in part, on one CPU. Needs no process group."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state: dict[str, Any] = _read_json(path / "state.json")
+        self.state: dict[str, Any] = read_json(path / "state.json")
         if self.state.get("format") != FORMAT:
             raise ConfigError(f"{path}: checkpoint format {self.state.get('format')}, this version reads {FORMAT}")
+        if "sha256" in self.state and self.state["sha256"] != digest(self.state):
+            raise ConfigError(f"{path}: damaged checkpoint: state.json is not as it was written (sha256)")
         self._files: dict[Path, Any] = {}
         self._where: dict[str, list[tuple[int, int, int, Path]]] = {}
         for rank in range(self.state["world"]):
             stem = path / f"rank-{rank:05d}"
-            listing = _read_json(stem.with_suffix(".json"))
+            listing = read_json(stem.with_suffix(".json"))
             for entry in listing["fragments"]:
                 where = (listing["tensor_rank"], entry["offset"], entry["length"], stem.with_suffix(".safetensors"))
                 self._where.setdefault(entry["name"], []).append(where)
@@ -147,30 +141,59 @@ class Reader:
         """Whether the run keeps a moving average of its weights."""
         return bool(self.state.get("averaged", False))
 
-    def full(self, name: str, kind: str = WEIGHT) -> torch.Tensor:
-        """A parameter's undivided weight, Adam moment or average."""
+    def shape(self, name: str) -> list[int]:
+        """Of the undivided parameter."""
         if name not in self.state["parameters"]:
             raise ConfigError(f"{self.path}: has no parameter '{name}'; it is a checkpoint of another model")
-        shape, dim = self.state["parameters"][name]
-        ranks = self.state["tensor"] if dim >= 0 else 1
-        share = list(shape)
-        if dim >= 0:
-            share[dim] //= ranks
-        parts = []
-        for rank in range(ranks):
-            flat, filled = torch.empty(torch.Size(share).numel()), 0
-            for tensor_rank, offset, length, file in self._where[name]:
-                if tensor_rank == rank:
-                    flat[offset : offset + length] = self._open(file).get_tensor(f"{name}@{offset}/{kind}")
-                    filled += length
-            assert filled == flat.numel(), f"{self.path}: {filled} of {flat.numel()} elements of {name}"
-            parts.append(flat.view(share))
-        return parts[0] if dim < 0 else torch.cat(parts, dim)
+        shape: list[int] = self.state["parameters"][name][0]
+        return shape
+
+    def full(self, name: str, kind: str = WEIGHT) -> torch.Tensor:
+        """A parameter's undivided weight, Adam moment or average."""
+        shape, written = self.shape(name), self._written(name)
+        share = [size // written.ranks if axis == written.dim else size for axis, size in enumerate(shape)]
+        numel = torch.Size(share).numel()
+        parts = [self._share(name, kind, rank, 0, numel).view(share) for rank in range(written.ranks)]
+        return torch.cat(parts, max(written.dim, 0))
+
+    def part(self, name: str, kind: str, division: Division, rank: int, offset: int, length: int) -> torch.Tensor:
+        """Elements offset … offset + length of the flattened share that a tensor-parallel rank has in this division.
+
+        Only what is asked for is read, but for a matrix divided otherwise along its second dimension, which is read whole.
+        """
+        written, numel = self._written(name), torch.Size(self.shape(name)).numel()
+        if division.dim <= 0 and written.dim <= 0:  # both cut the flattened parameter into runs
+            first = (rank * (numel // division.ranks) if division.dim == 0 else 0) + offset
+            each, found = numel // written.ranks, []
+            for number in range(first // each, (first + length - 1) // each + 1):
+                start, stop = max(first, number * each), min(first + length, (number + 1) * each)
+                found.append(self._share(name, kind, number, start - number * each, stop - start))
+            return torch.cat(found)
+        if division == written:
+            return self._share(name, kind, rank, offset, length)
+        whole = self.full(name, kind)
+        share = whole if division.dim < 0 else whole.chunk(division.ranks, division.dim)[rank]
+        return share.flatten()[offset : offset + length]
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Every undivided weight, averaged where the run averages: what `weights/` is exported from."""
         for name in self.names:
             yield name, self.full(name, AVERAGE if self.averaged else WEIGHT).to(dtype)
+
+    def _written(self, name: str) -> Division:
+        dim = self.state["parameters"][name][1]
+        return Division(dim, self.state["tensor"] if dim >= 0 else 1)
+
+    def _share(self, name: str, kind: str, rank: int, offset: int, length: int) -> torch.Tensor:
+        flat, filled = torch.empty(length), 0
+        for tensor_rank, start, count, file in self._where[name]:
+            first, last = max(offset, start), min(offset + length, start + count)
+            if first < last and tensor_rank == rank:
+                piece = self._open(file).get_slice(f"{name}@{start}/{kind}")[first - start : last - start]
+                flat[first - offset : last - offset] = piece
+                filled += last - first
+        assert filled == length, f"{self.path}: {filled} of {length} elements of {name}"
+        return flat
 
     def _open(self, file: Path) -> Any:
         if file not in self._files:
@@ -182,33 +205,39 @@ class Reader:
         return self._files[file]
 
 
-def _shapes(engine: Engine) -> dict[str, Any]:
+def shapes(engine: Engine) -> dict[str, Any]:
     """name → [full shape, divided dimension or -1]. ZeRO-3 empties parameters, but remembers their shape."""
     tensor = engine.topology.tensor
-    shapes = {}
+    found = {}
     for name, parameter in engine.model.named_parameters():
         full, dim = full_shape(parameter, tensor, getattr(parameter, "ds_shape", parameter.shape))
-        shapes[name] = [list(full), dim]
-    return shapes
+        found[name] = [list(full), dim]
+    return found
 
 
-def _write_json(path: Path, content: Any) -> None:
-    with path.open("w") as file:
+def digest(state: dict[str, Any]) -> str:
+    """sha256 of state.json's content beside its digest."""
+    content = {key: value for key, value in state.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("w") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: damaged checkpoint: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ what it made of them is asserted right after: a wrong mpu otherwise gives wrong 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.utils import clip_grad_norm_
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
+from hitvideo.config import ConfigError
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
 from hitvideo.sections import ParallelSection, TrainSection
 
@@ -30,7 +34,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
     """DeepSpeed's JSON. Gradients accumulate and travel in fp32: the defaults follow the model's bf16."""
     overlap = torch.cuda.is_available()
+    if parallel.zero_stage == 0 and train.dtype == "bf16":
+        raise ConfigError(
+            "parallel.zero_stage 0 cannot keep fp32 gradients for train.dtype bf16 in DeepSpeed; use parallel.zero_stage=1, "
+            "which gives the same numbers and only divides Adam's states"
+        )
     zero = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
+    zero["reduce_bucket_size"] = parallel.bucket
+    if parallel.zero_stage == 3:
+        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = parallel.live_parameters
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -77,6 +89,9 @@ class Engine:
             config=deepspeed_config(parallel, train, self.accumulation),
             mpu=ModelParallelUnit(),
         )
+        self._norm = 0.0
+        if self.zero_stage == 0:
+            self._engine.clip_fp32_gradients = self._clip
         self._check(train)
         self._ema = train.ema
         self.averages: list[torch.Tensor] = [flat.detach().clone() for flat in self.masters] if train.ema else []
@@ -84,12 +99,14 @@ class Engine:
 
     def _check(self, train: TrainSection) -> None:
         engine, topology = self._engine, self.topology
-        assert engine.dp_world_size == topology.data, (engine.dp_world_size, topology)
+        assert engine.dp_world_size == topology.shards, (engine.dp_world_size, topology)
         assert engine.mp_world_size == topology.tensor, (engine.mp_world_size, topology)
-        assert engine.train_batch_size() == train.global_batch, (engine.train_batch_size(), train.global_batch)
+        rows = engine.train_batch_size() // topology.context  # DeepSpeed takes ranks that share rows for ranks of their own
+        assert rows == train.global_batch, (rows, train.global_batch)
         assert engine.communication_data_type == torch.float32
-        group = engine.optimizer.dp_process_group
-        assert dist.get_world_size(group) == topology.data, "ZeRO partitions over the wrong group"
+        group = engine.optimizer.dp_process_group if self.zero_stage else engine.seq_data_parallel_group
+        assert dist.get_process_group_ranks(group)[topology.shard_rank] == topology.rank, "ZeRO partitions over the wrong group"
+        assert dist.get_world_size(group) == topology.shards, "ZeRO partitions over the wrong group"
 
     def __call__(self, *inputs: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = self._engine(*inputs)
@@ -98,15 +115,23 @@ class Engine:
     def backward(self, loss: torch.Tensor) -> None:
         """Add one micro-batch's gradients."""
         self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts
 
-    def step(self) -> None:
-        """After every backward; after a step's last micro-batch it clips, updates the weights and their average."""
-        last = self._engine.is_gradient_accumulation_boundary()
+    def step(self, discard: bool = False) -> bool:
+        """After a step's last micro-batch: clip, update the weights and their average. True if the weights were updated.
+
+        They are not, on any rank, where the gradient is not finite, or with `discard`.
+        """
+        if discard:
+            self._spoil()
         self._engine.step()
-        if last and self._ema:
-            for average, master in zip(self.averages, self.masters, strict=True):
-                done = float(self.optimizer.optimizer.state[master]["step"])
-                average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # forgets the start sooner
+        if not math.isfinite(self.grad_norm):
+            return False
+        for average, master in zip(self.averages, self.masters if self._ema else (), strict=True):
+            done = float(self.adam.state[master]["step"])
+            average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # forgets the start sooner
+        return True
 
     def set_lr(self, lr: float, frozen: Collection[str] = ()) -> None:
         """The learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
@@ -115,8 +140,29 @@ class Engine:
 
     @property
     def grad_norm(self) -> float:
-        """Global norm of the last step's gradients before clipping."""
-        return float(self._engine.get_global_grad_norm())
+        """Global norm of the last step's gradients before clipping; inf where they were not finite."""
+        return float(self._engine.get_global_grad_norm()) if self.zero_stage else self._norm
+
+    def _spoil(self) -> None:
+        """Make DeepSpeed drop the gradients in its own way: a global norm that is not a number skips the step everywhere."""
+        zero = self._engine.optimizer
+        if self.zero_stage == 0:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        elif isinstance(zero, BF16_Optimizer):
+            gradients = zero.fp32_groups_gradients_flat
+        else:
+            gradients = [gradient for group in zero.averaged_gradients.values() for gradient in group or ()]
+        for gradient in gradients:
+            gradient.fill_(torch.nan)
+
+    def _clip(self) -> None:
+        """What DeepSpeed does without ZeRO, and the norm kept, and a step that is not finite left out as with ZeRO."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        self._norm = float(clip_grad_norm_(parameters, self._engine.gradient_clipping(), mpu=self._engine.mpu))
+        if not math.isfinite(self._norm):
+            self._norm = math.inf
+            for parameter in parameters:
+                parameter.grad = None
 
     @property
     def optimizer(self) -> Any:
@@ -125,12 +171,22 @@ class Engine:
 
     @property
     def masters(self) -> list[torch.Tensor]:
-        """This rank's flat fp32 buffers of weights, as ZeRO divided them."""
+        """This rank's flat fp32 buffers of weights, as ZeRO divided them; without ZeRO the parameters themselves."""
         zero = self._engine.optimizer
-        flats: list[torch.Tensor] = (
-            zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
-        )
-        return flats
+        if self.zero_stage == 0:
+            return list(self.model.parameters())
+        if self.zero_stage == 3:
+            flats = zero.fp32_partitioned_groups_flat
+        elif isinstance(zero, BF16_Optimizer):  # ZeRO-1 with fp32 gradients of bf16 weights
+            flats = zero.fp32_groups_flat_partition
+        else:
+            flats = zero.single_partition_of_fp32_groups
+        return list(flats)
+
+    @property
+    def adam(self) -> Any:
+        """The optimizer that holds the states of `masters`."""
+        return self._engine.optimizer.optimizer if self.zero_stage else self._engine.optimizer
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The values averaged over the data-parallel ranks (tensor-parallel ranks hold equal ones)."""
@@ -138,11 +194,11 @@ class Engine:
         dist.all_reduce(packed)
         return dict(zip(values, (packed / self.topology.world).tolist(), strict=True))
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank where it is true on one."""
-        packed = torch.tensor(int(flag), device=self.topology.device)
+    def any(self, *flags: bool) -> list[bool]:
+        """Each flag, true on every rank where it is true on one."""
+        packed = torch.tensor([int(flag) for flag in flags], device=self.topology.device)
         dist.all_reduce(packed, op=dist.ReduceOp.MAX)
-        return bool(packed.item())
+        return [bool(flag) for flag in packed.tolist()]
 
 
 def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -3,17 +3,27 @@
     column  Y = X A,  A = [A₁ | A₂]     each rank holds columns, outputs stay divided
     row     Y = X A,  A = [A₁ ; A₂]     each rank holds rows, outputs are summed over the ranks
 
+The trunk's bundle can also divide a row's slots, in two ways that compose:
+
+    sequence    over the tensor-parallel ranks where they would hold copies: norms and the residual stream (Korthikanti
+                et al. 2022). A column layer gathers the slots, a row layer scatters them as it sums.
+    context     over ranks of an axis of its own, for long video: attention changes slots for heads and back by all-to-all
+                (Ulysses, Jacobs et al. 2023), all else in the trunk works slot by slot.
+
 Weights are left uninitialised here: `llm.init.initialize` fills them by name, the same for every layout.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from megatron.core import tensor_parallel
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.model_parallel_config import ModelParallelConfig
 from torch import nn
+
+from hitvideo.parallel import slots
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:
@@ -21,26 +31,35 @@ def _leave(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
+def _slots_first(forward: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
+    """Megatron divides the first dimension: (B, L, …) goes in and comes out as (L, B, …)."""
+    return cast(torch.Tensor, forward(x.transpose(0, 1).contiguous())[0].transpose(0, 1))
+
+
 class _Column(tensor_parallel.ColumnParallelLinear):  # type: ignore[misc]
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        out: torch.Tensor = super().forward(*args, **kwargs)[0]
-        return out
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _slots_first(super().forward, x) if self.sequence_parallel else cast(torch.Tensor, super().forward(x)[0])
 
 
 class _Row(tensor_parallel.RowParallelLinear):  # type: ignore[misc]
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        out: torch.Tensor = super().forward(*args, **kwargs)[0]
-        return out
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _slots_first(super().forward, x) if self.sequence_parallel else cast(torch.Tensor, super().forward(x)[0])
 
 
 class MegatronLayers:
-    """`Layers` for a tensor-parallel group of two or more ranks."""
+    """`Layers` for a tensor-parallel group. `sequence`, `context`: the trunk's, whose slots are divided."""
 
-    def __init__(self, tensor: int, dtype: torch.dtype) -> None:
+    def __init__(self, tensor: int, dtype: torch.dtype, sequence: bool = False, context: bool = False) -> None:
         self.tensor_parallel = tensor
+        self._sequence = sequence
+        self._context = context
         # CPU initialisation makes Megatron build whole weights and slice them, the only path that is layout-free.
         self._config = ModelParallelConfig(
-            tensor_model_parallel_size=tensor, use_cpu_initialization=True, params_dtype=dtype, perform_initialization=True
+            tensor_model_parallel_size=tensor,
+            sequence_parallel=sequence,
+            use_cpu_initialization=True,
+            params_dtype=dtype,
+            perform_initialization=True,
         )
 
     def column(self, inputs: int, outputs: int) -> nn.Module:
@@ -72,7 +91,26 @@ class MegatronLayers:
         nats: torch.Tensor = tensor_parallel.vocab_parallel_cross_entropy(logits.float().clone(), targets)
         return nats
 
-    def shared(self, weight: torch.Tensor) -> torch.Tensor:
+    def over_heads(self, weight: torch.Tensor) -> torch.Tensor:
         """Identity forward; backward sums over the ranks. Under ZeRO-3 there is no `.grad` that could be reduced later."""
         out: torch.Tensor = tensor_parallel.copy_to_tensor_model_parallel_region(weight)
         return out
+
+    def over_slots(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.over_heads(weight) if self._sequence else weight
+
+    def scatter(self, x: torch.Tensor) -> torch.Tensor:
+        if self._context:
+            x = slots.scatter(x, parallel_state.get_context_parallel_group(), averaged=True)
+        return slots.scatter(x, parallel_state.get_tensor_model_parallel_group()) if self._sequence else x
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        if self._sequence:
+            x = slots.gather(x, parallel_state.get_tensor_model_parallel_group())
+        return slots.gather(x, parallel_state.get_context_parallel_group(), averaged=True) if self._context else x
+
+    def slots_to_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return slots.to_heads(x, parallel_state.get_context_parallel_group()) if self._context else x
+
+    def heads_to_slots(self, x: torch.Tensor) -> torch.Tensor:
+        return slots.to_slots(x, parallel_state.get_context_parallel_group()) if self._context else x

@@ -1,6 +1,9 @@
-"""Who is who: ranks on a grid of data × tensor, Megatron's groups, and the adapter by which DeepSpeed sees them.
+"""Who is who: ranks on a grid of data × context × tensor, Megatron's groups, and the adapter by which DeepSpeed sees them.
 
-    rank = data_rank · tensor + tensor_rank        tensor fastest, so that its ranks share a node
+    rank = (data_rank · context + context_rank) · tensor + tensor_rank        tensor fastest, so that its ranks share a node
+
+Ranks along `data` see different rows, along `context` different slots of the same rows, along `tensor` different parts of
+the same matrices. ZeRO partitions over data × context, the ranks whose matrices are the same: the *shards*.
 
 `Topology` is arithmetic and needs no process group. `start` makes the groups (NCCL on GPUs, gloo on CPUs), by the same
 code with one process or many.
@@ -14,6 +17,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,26 +34,44 @@ class Topology:
     world: int
     tensor: int
     """Size of the tensor-parallel axis."""
+    context: int = 1
+    """Size of the context-parallel axis."""
 
     def __post_init__(self) -> None:
-        if self.world % self.tensor:
+        each = self.tensor * self.context
+        if self.world % each:
+            axes = "parallel.tensor" if self.context == 1 else "parallel.tensor × parallel.context ="
+            mend = "parallel.tensor=1" if self.context == 1 else "both to 1"
             raise ConfigError(
-                f"parallel.tensor {self.tensor} does not divide the {self.world} processes started; "
-                f"start a multiple of {self.tensor} (torchrun --nproc-per-node) or set parallel.tensor=1"
+                f"{axes} {each} does not divide the {self.world} processes started; "
+                f"start a multiple of {each} (torchrun --nproc-per-node) or set {mend}"
             )
 
     @property
     def data(self) -> int:
-        """Size of the data-parallel axis: the ranks over which ZeRO partitions."""
-        return self.world // self.tensor
+        """Size of the data-parallel axis: how many ranks see different rows."""
+        return self.world // (self.tensor * self.context)
+
+    @property
+    def shards(self) -> int:
+        """How many ranks ZeRO partitions over."""
+        return self.data * self.context
 
     @property
     def tensor_rank(self) -> int:
         return self.rank % self.tensor
 
     @property
-    def data_rank(self) -> int:
+    def shard_rank(self) -> int:
         return self.rank // self.tensor
+
+    @property
+    def context_rank(self) -> int:
+        return self.shard_rank % self.context
+
+    @property
+    def data_rank(self) -> int:
+        return self.shard_rank // self.context
 
     @property
     def device(self) -> torch.device:
@@ -89,10 +111,10 @@ def _let_megatron_run_on_cpu() -> None:
 
 
 @contextmanager
-def start(tensor: int, timeout_minutes: float = 10) -> Iterator[Topology]:
+def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterator[Topology]:
     """Join the world, make Megatron's groups, leave in order at the end (a rank that just exits can abort the others)."""
     _prepare_environment()
-    topology = Topology(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), tensor)
+    topology = Topology(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), tensor, context)
     from megatron.core import parallel_state
 
     on_gpu = torch.cuda.is_available()
@@ -101,8 +123,11 @@ def start(tensor: int, timeout_minutes: float = 10) -> Iterator[Topology]:
     else:
         _let_megatron_run_on_cpu()
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor, context_parallel_size=context, create_gloo_process_groups=False
+    )
     assert parallel_state.get_tensor_model_parallel_rank() == topology.tensor_rank
+    assert parallel_state.get_context_parallel_rank() == topology.context_rank
     assert parallel_state.get_data_parallel_rank() == topology.data_rank
     try:
         yield topology
@@ -122,9 +147,10 @@ class ModelParallelUnit:
     def __init__(self) -> None:
         from megatron.core import parallel_state as state
 
-        self.get_data_parallel_group = state.get_data_parallel_group
-        self.get_data_parallel_rank = state.get_data_parallel_rank
-        self.get_data_parallel_world_size = state.get_data_parallel_world_size
+        # What DeepSpeed calls data parallel are the ranks it partitions over.
+        self.get_data_parallel_group = partial(state.get_data_parallel_group, with_context_parallel=True)
+        self.get_data_parallel_rank = partial(state.get_data_parallel_rank, with_context_parallel=True)
+        self.get_data_parallel_world_size = partial(state.get_data_parallel_world_size, with_context_parallel=True)
         self.get_model_parallel_group = state.get_tensor_model_parallel_group
         self.get_model_parallel_rank = state.get_tensor_model_parallel_rank
         self.get_model_parallel_world_size = state.get_tensor_model_parallel_world_size

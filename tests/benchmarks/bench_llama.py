@@ -26,7 +26,20 @@ from hitvideo.vocab import Vocab
 WIDTH, LAYERS, HEADS, HIDDEN, TEXT, WINDOW, ROUNDS = 512, 8, 8, 1408, 32000, 64, 5
 
 
-def ours(device: torch.device) -> tuple[Callable[[], torch.Tensor], torch.nn.Module, int]:
+class Loss:
+    """The loss of one fixed row."""
+
+    def __init__(self, model: LanguageModel, row: torch.Tensor) -> None:
+        self.model = model
+        self.inputs = (row, 0.1)
+
+    def __call__(self) -> torch.Tensor:
+        loss: torch.Tensor = self.model(*self.inputs)["loss"]
+        return loss
+
+
+def build(device: torch.device) -> tuple[Loss, LanguageModel, int]:
+    """Our model, the loss of one row, and the row's slots."""
     levels = tuple(Level(down=down, num_bits=10) for down in ((16, 32, 32), (8, 16, 16), (4, 8, 8)))
     hierarchy = Hierarchy(levels=levels)
     layout = SequenceLayout(Vocab(TEXT, hierarchy), hierarchy, Grid(16, 128, 128), WINDOW)
@@ -36,8 +49,7 @@ def ours(device: torch.device) -> tuple[Callable[[], torch.Tensor], torch.nn.Mod
     rng = np.random.default_rng(0)
     codes = [rng.integers(0, 1024, grid) for grid in layout.grids]
     row = torch.from_numpy(layout.join(list(range(10, 60)), codes))[None].to(device)
-    model.to(device)
-    return lambda: model(row, 0.1)["loss"], model, layout.length - 1
+    return Loss(model.to(device), row), model, layout.length - 1
 
 
 def llama(device: torch.device, length: int) -> tuple[Callable[[], torch.Tensor], torch.nn.Module]:
@@ -52,7 +64,7 @@ def llama(device: torch.device, length: int) -> tuple[Callable[[], torch.Tensor]
 
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    our_loss, our_model, length = ours(device)
+    our_loss, our_model, length = build(device)
     their_loss, their_model = llama(device, length)
     sides = {"ours": (our_loss, our_model), "llama": (their_loss, their_model)}
     optimizers = {name: torch.optim.AdamW(model.parameters(), 1e-4) for name, (_, model) in sides.items()}

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from hitvideo.llm.cache import KVCache
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.rope import Rotation, rotation
-from hitvideo.llm.transformer import Transformer
+from hitvideo.llm.transformer import Recompute, Transformer
 from hitvideo.sections import LLMSection
 
 VOCAB, LENGTH = 50, 23
@@ -113,9 +113,10 @@ def test_cached_equals_whole() -> None:
     assert cache.seen == LENGTH
 
 
-def test_recomputing_blocks_changes_nothing() -> None:
+@pytest.mark.parametrize("recompute", ["selective", "block"])
+def test_recomputing_changes_nothing(recompute: Recompute) -> None:
     plain = copied(oracle(2, True), 2, True)
-    recomputing = Transformer(section(2, True), DenseLayers(), recompute=True)
+    recomputing = Transformer(section(2, True), DenseLayers(), recompute=recompute)
     recomputing.load_state_dict(plain.state_dict())
     x = torch.randn(2, LENGTH, 32, generator=torch.Generator().manual_seed(6))
     for trunk in (plain, recomputing):

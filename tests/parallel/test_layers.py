@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.up = layers.column(WIDTH, HIDDEN)
         self.down = layers.row(HIDDEN, WIDTH)
         self.head = layers.column(WIDTH, ENTRIES)
-        self.norm = RMSNorm(HEAD, 1e-5, layers.shared)  # held by all ranks, sees this rank's heads, as QK-norm
+        self.norm = RMSNorm(HEAD, 1e-5, layers.over_heads)  # held by all ranks, sees this rank's heads, as QK-norm
         self.layers = layers
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

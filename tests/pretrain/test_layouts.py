@@ -1,17 +1,22 @@
-"""One process, tensor parallel, data parallel and both give the same losses and gradient norms, step by step."""
+"""Every layout gives the losses and gradient norms of one dense process, step by step."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 import pretrain.__main__ as program
+from hitvideo.config import ConfigError
 from hitvideo.ops.attention import flash_missing
+from hitvideo.parallel import layers
 from hitvideo.run import read_metrics
+from hitvideo.schema import PretrainRun, load_as
 from tests.samples import ROOT, make_token_shards
-from tests.worlds import run_ranks
+from tests.worlds import free_port, run_ranks
 
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
 SMALL = [
@@ -21,10 +26,32 @@ SMALL = [
 ]
 
 
+def several(runs: Sequence[Sequence[str]], ports: Sequence[int]) -> list[int]:
+    """Several runs one after the other in the same processes."""
+    codes = []
+    for words, port in zip(runs, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        codes.append(program.main(list(words)))
+    return codes
+
+
+def run_all(tmp_path: Path, manifest: Path, world: int, runs: dict[str, str]) -> dict[str, list[dict[str, float]]]:
+    """Names and the words that each run has beside SMALL's → metrics."""
+    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", *SMALL]
+    words = [[*where, f"run.name={name}", *extra.split()] for name, extra in runs.items()]
+    assert run_ranks(several, world, words, [free_port() for _ in words]) == [[0] * len(runs)] * world
+    return {name: read_metrics(tmp_path / name / "metrics.jsonl") for name in runs}
+
+
 def run(tmp_path: Path, manifest: Path, name: str, world: int, *extra: str) -> list[dict[str, float]]:
-    words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", f"run.name={name}", *SMALL, *extra]
-    assert run_ranks(program.main, world, words) == [0] * world
-    return read_metrics(tmp_path / name / "metrics.jsonl")
+    return run_all(tmp_path, manifest, world, {name: " ".join(extra)})[name]
+
+
+def compare(one: list[dict[str, float]], other: list[dict[str, float]], what: object, rel: float = 1e-5) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        for key in mine:
+            if key.startswith(("loss", "grad_norm", "validation")):
+                assert theirs[key] == pytest.approx(mine[key], rel=rel), (what, mine["step"], key)
 
 
 @pytest.fixture(scope="module")
@@ -32,36 +59,122 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_token_shards(tmp_path_factory.mktemp("tokens"))
 
 
-LAYOUTS = [
-    (2, "parallel.tensor=2"),
-    (2, "parallel.tensor=1"),
-    (4, "parallel.tensor=2"),
-    (2, "parallel.zero_stage=1"),
-    (2, "parallel.tensor=2 parallel.activation_checkpointing=block"),
-]
+FEW = {
+    2: ["parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=selective", "parallel.zero_stage=1"],
+    4: ["parallel.tensor=2 parallel.context=2"],
+}
 
 
-def test_every_layout_gives_the_numbers_of_one_process(tmp_path: Path, manifest: Path) -> None:
-    one = run(tmp_path, manifest, "one", 1)
-    assert [row["step"] for row in one] == list(range(1, 11))
+def test_a_few_layouts_give_the_numbers_of_one_process(tmp_path: Path, manifest: Path) -> None:
+    one = run(tmp_path, manifest, "one", 1, "train.steps=5")
+    assert [row["step"] for row in one] == list(range(1, 6))
     assert one[-1]["loss"] < one[0]["loss"]
-    for number, (world, words) in enumerate(LAYOUTS):
-        other = run(tmp_path, manifest, f"layout-{number}", world, *words.split())
-        for mine, theirs in zip(one, other, strict=True):
-            for key in mine:
-                if key.startswith(("loss", "grad_norm", "validation")):
-                    assert theirs[key] == pytest.approx(mine[key], rel=1e-5), (words, mine["step"], key)
+    for world, words in FEW.items():
+        runs = {f"{world}-{number}": f"train.steps=5 {extra}" for number, extra in enumerate(words)}
+        for name, rows in run_all(tmp_path, manifest, world, runs).items():
+            compare(one, rows, runs[name])
+
+
+AXES = {1: [""], 2: ["parallel.tensor=2", ""], 4: ["parallel.tensor=2", "parallel.tensor=4", ""]}
+GRID = {
+    world: [
+        f"{axis} parallel.zero_stage={stage} parallel.activation_checkpointing={checkpointing}"
+        for axis in axes
+        for stage in (1, 3)
+        for checkpointing in ("none", "block")
+    ]
+    for world, axes in AXES.items()
+}
+FURTHER = {
+    1: ["parallel.zero_stage=0", "parallel.zero_stage=2", "parallel.activation_checkpointing=selective"],
+    2: [
+        "parallel.zero_stage=0",
+        "parallel.zero_stage=2 parallel.tensor=2",
+        "parallel.tensor=2 parallel.activation_checkpointing=selective",
+        "parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=selective",
+        "parallel.context=2 parallel.zero_stage=1",
+        "train.micro_batch=1",
+    ],
+    4: [
+        "parallel.zero_stage=0 parallel.tensor=2",
+        "parallel.zero_stage=2 parallel.tensor=2",
+        "parallel.tensor=2 parallel.sequence=true",
+        "parallel.tensor=2 parallel.sequence=true parallel.zero_stage=1 parallel.activation_checkpointing=block",
+        "parallel.tensor=4 parallel.sequence=true",
+        "parallel.context=4",
+        "parallel.context=2 parallel.activation_checkpointing=block",
+        "parallel.tensor=2 parallel.context=2 parallel.sequence=true",
+        "parallel.tensor=2 train.micro_batch=1",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("table", ["grid", "further"])
+def test_every_layout_over_twenty_steps(tmp_path: Path, manifest: Path, world: int, table: str) -> None:
+    """Clipping acts on most steps: were a norm wrong, the weights would part."""
+    one = run(tmp_path, manifest, "one", 1, "train.steps=20", "parallel.zero_stage=1")
+    assert sum(row["grad_norm"] > 0.5 for row in one) > 10
+    words = (GRID if table == "grid" else FURTHER)[world]
+    runs = {f"layout-{number}": f"train.steps=20 {extra}" for number, extra in enumerate(words)}
+    for name, rows in run_all(tmp_path, manifest, world, runs).items():
+        compare(one, rows, runs[name])
+
+
+def broken(words: list[str], method: str) -> int:
+    """Replicated weights whose gradients are not added up over the tensor-parallel ranks."""
+    setattr(layers.MegatronLayers, method, lambda _self, weight: weight)
+    return program.main(words)
+
+
+@pytest.mark.parametrize(("method", "extra"), [("over_heads", ""), ("over_slots", "parallel.sequence=true")])
+def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, manifest: Path, method: str, extra: str) -> None:
+    words = ["parallel.tensor=2", *extra.split(), "train.steps=3"]
+    one = run(tmp_path, manifest, "one", 1, "train.steps=3")
+    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=broken", *SMALL]
+    assert run_ranks(broken, 2, [*where, *words], method) == [0, 0]
+    with pytest.raises(AssertionError, match="grad_norm"):
+        compare(one, read_metrics(tmp_path / "broken/metrics.jsonl"), "broken")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("parallel.tensor=3", "llm.hidden 352 is not divisible by parallel.tensor 3"),
+        ("parallel.tensor=2 parallel.context=4", r"llm.heads 4 is not divisible by parallel.tensor × parallel.context = 8"),
+        ("parallel.sequence=true", "parallel.tensor is 1"),
+        ("parallel.tensor=4 parallel.sequence=true text.window=25", r"a row has 205 slots.* 4 ranks.* set text.window=28"),
+        ("parallel.pipeline=2", "pipeline is not offered: DeepSpeed's pipeline takes ZeRO 0 and 1 only"),
+        ("parallel.hpz=2", "consecutive ranks"),
+        ("parallel.qgz=true", "consecutive ranks"),
+        ("parallel.mics=8", "consecutive ranks"),
+    ],
+)
+def test_what_does_not_compose_is_refused_with_the_reason(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_as(PretrainRun, TINY, words.split())
 
 
 @pytest.mark.slow
 def test_bf16_stays_in_a_band_around_fp32_on_every_layout(tmp_path: Path, manifest: Path) -> None:
     """bf16 has 8 bits of mantissa: 2^-8 = 0.4 % on a value; losses of ten steps stay within 1 %, norms within 5 %."""
     exact = run(tmp_path, manifest, "fp32", 1)
-    for number, (world, words) in enumerate([(1, ""), (4, "parallel.tensor=2")]):
-        rough = run(tmp_path, manifest, f"bf16-{number}", world, "train.dtype=bf16", *words.split())
-        for mine, theirs in zip(exact, rough, strict=True):
-            assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2)
-            assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=5e-2)
+    for world, words in {
+        1: ["parallel.zero_stage=1", "parallel.zero_stage=3"],
+        2: ["parallel.zero_stage=2", "parallel.tensor=2 parallel.sequence=true", "parallel.context=2"],
+        4: ["parallel.tensor=2", "parallel.tensor=2 parallel.zero_stage=1"],
+    }.items():
+        runs = {f"{world}-{number}": f"train.dtype=bf16 {extra}" for number, extra in enumerate(words)}
+        for name, rows in run_all(tmp_path, manifest, world, runs).items():
+            for mine, theirs in zip(exact, rows, strict=True):
+                assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2), runs[name]
+                assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=5e-2), runs[name]
+
+
+def test_zero_without_stages_refuses_bf16(tmp_path: Path, manifest: Path) -> None:
+    with pytest.raises(AssertionError, match=r"use parallel.zero_stage=1"):
+        run(tmp_path, manifest, "a", 1, "parallel.zero_stage=0", "train.dtype=bf16")
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,16 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 import pretrain.__main__ as program
+from hitvideo import cli
 from hitvideo.config import ConfigError
-from hitvideo.parallel.checkpoint import Reader, complete
+from hitvideo.llm.model import LanguageModel
+from hitvideo.llm.rope import rotation
+from hitvideo.parallel.checkpoint import Division, Reader, complete, damage, step_of
+from hitvideo.parallel.export import export
 from hitvideo.run import EXIT_STOPPED, read_metrics
+from hitvideo.schema import PretrainRun, load_as
+from hitvideo.throughput import make_layout
 from pretrain.loop import Job
-from tests.pretrain.test_layouts import SMALL, TINY, run
+from tests.pretrain.test_layouts import SMALL, TINY, compare, run
 from tests.samples import ROOT, make_token_shards
-from tests.worlds import run_ranks
+from tests.worlds import RankError, run_ranks
 
 EVERY = ["checkpoint.every=5", "checkpoint.keep_last=4"]
 
@@ -33,52 +42,172 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_token_shards(tmp_path_factory.mktemp("tokens"))
 
 
-def half_done(finished: Path, name: str) -> Path:
-    """The directory as a kill after step 5 would have left it, with a later row that is not covered by a checkpoint."""
+def half_done(finished: Path, name: str, step: int) -> None:
+    """The directory as a kill after a step would have left it, with later rows that no checkpoint covers."""
     copy = finished.with_name(name)
     shutil.copytree(finished, copy)
     (copy / "DONE").unlink()
     shutil.rmtree(copy / "weights")
-    shutil.rmtree(copy / "checkpoints" / "step-00000010")
+    for path in complete(copy / "checkpoints"):
+        if step_of(path) > step:
+            shutil.rmtree(path)
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace(f"name: {finished.name}", f"name: {name}"))
-    rows = read_metrics(copy / "metrics.jsonl")[:7]
+    rows = read_metrics(copy / "metrics.jsonl")[: step + 2]
     (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return copy
 
 
 def numbers(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k.startswith(("step", "loss", "grad_norm", "validation"))} for row in rows]
 
 
+def weights(run_directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_directory / "weights/model.safetensors")
+
+
+TWENTY = ["train.steps=20", "checkpoint.every=10", "checkpoint.keep_last=4"]
+ELSEWHERE = [(1, "parallel.tensor=1"), (4, "parallel.tensor=4"), (4, "parallel.tensor=1"), (2, "parallel.tensor=2")]
+MORE = [
+    (4, "parallel.tensor=2 parallel.sequence=true parallel.zero_stage=1"),
+    (2, "parallel.context=2 parallel.zero_stage=2 parallel.tensor=1"),
+    (2, "parallel.zero_stage=0 parallel.tensor=1"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "words"), [(1, ""), (2, ""), (4, "parallel.tensor=2"), (2, "parallel.zero_stage=1")])
+@pytest.mark.parametrize(
+    ("world", "words", "elsewhere"),
+    [
+        (4, "parallel.tensor=2", [*ELSEWHERE, *MORE]),
+        (2, "parallel.zero_stage=1", [(1, "parallel.zero_stage=3"), (2, "parallel.tensor=2 parallel.zero_stage=3")]),
+        (2, "parallel.zero_stage=0 parallel.tensor=2", [(2, "parallel.tensor=1 parallel.zero_stage=3")]),
+        (1, "train.dtype=bf16 parallel.zero_stage=1", []),
+    ],
+)
 def test_same_layout_resumes_bit_equal_and_any_other_to_rounding(
-    tmp_path: Path, manifest: Path, world: int, words: str
+    tmp_path: Path, manifest: Path, world: int, words: str, elsewhere: list[tuple[int, str]]
 ) -> None:
-    straight = run(tmp_path, manifest, "straight", world, *EVERY, *words.split())
-    copy = half_done(tmp_path / "straight", "again")
-    again = run(tmp_path, manifest, "again", world, *EVERY, *words.split())
+    straight = run(tmp_path, manifest, "straight", world, *TWENTY, *words.split())
+    half_done(tmp_path / "straight", "again", 10)
+    again = run(tmp_path, manifest, "again", world, *TWENTY, *words.split())
     assert numbers(again) == numbers(straight)
-    one, other = (load_file(tmp_path / name / "weights/model.safetensors") for name in ("straight", "again"))
+    one, other = weights(tmp_path / "straight"), weights(tmp_path / "again")
     assert all(one[name].equal(other[name]) for name in one)
-    for number, (layout, changed) in enumerate([(1, "parallel.tensor=1"), (2, "parallel.tensor=2"), (2, "parallel.tensor=1")]):
-        copy = half_done(tmp_path / "straight", f"elsewhere-{number}")
-        elsewhere = run(tmp_path, manifest, copy.name, layout, *EVERY, changed)
-        for mine, theirs in zip(numbers(straight), numbers(elsewhere), strict=True):
-            for key in mine:
-                assert theirs[key] == pytest.approx(mine[key], rel=1e-5), (layout, changed, mine["step"], key)
+    for number, (ranks, changed) in enumerate(elsewhere):
+        half_done(tmp_path / "straight", f"elsewhere-{number}", 10)
+        found = run(tmp_path, manifest, f"elsewhere-{number}", ranks, *TWENTY, *changed.split())
+        assert [row["step"] for row in found] == list(range(1, 21))
+        compare(numbers(straight), numbers(found), changed)
 
 
-def test_an_interrupted_save_is_never_chosen_and_a_damaged_one_says_so(tmp_path: Path, manifest: Path) -> None:
-    run(tmp_path, manifest, "a", 1, *EVERY)
-    checkpoints = tmp_path / "a" / "checkpoints"
-    shutil.copytree(checkpoints / "step-00000010", checkpoints / "step-00000015.partial")
-    assert [path.name for path in complete(checkpoints)] == ["step-00000005", "step-00000010"]
+def test_an_interrupted_save_is_never_chosen_and_a_damaged_one_is_passed_over(tmp_path: Path, manifest: Path) -> None:
+    every = ["train.steps=4", "checkpoint.every=2"]
+    straight = run(tmp_path, manifest, "a", 1, *every)
+    half_done(tmp_path / "a", "b", 4)
+    checkpoints = tmp_path / "b" / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000004", checkpoints / "step-00000006.partial-12345678")
+    assert [path.name for path in complete(checkpoints)] == ["step-00000002", "step-00000004"]
     newest = complete(checkpoints)[-1]
-    weights = newest / "rank-00000.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"damaged checkpoint.*remove .*step-00000010"):
+    assert damage(newest) is None
+    file = newest / "rank-00000.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1  # one bit
+    file.write_bytes(whole)
+    assert damage(newest) == "rank-00000.safetensors is not as it was written (sha256)"
+    again = run(tmp_path, manifest, "b", 1, *every)  # from step 2
+    assert numbers(again) == numbers(straight)
+    assert damage(newest) is None, "written anew"
+    assert not list(checkpoints.glob("*.partial*"))
+    file.unlink()
+    assert damage(newest) == "rank-00000.safetensors is missing"
+    state = newest / "state.json"
+    state.write_text(state.read_text().replace('"step": 4', '"step": 3'))
+    assert "state.json is not as it was written" in str(damage(newest))
+    file.write_bytes(whole[:1000])
+    state.write_text(state.read_text().replace('"step": 3', '"step": 4'))
+    with pytest.raises(ConfigError, match=r"damaged checkpoint.*remove .*step-00000004"):
         Reader(newest).full("level.weight")
+    for path in complete(checkpoints):
+        (path / "rank-00000.safetensors").unlink()
+    (tmp_path / "b/DONE").unlink()
+    with pytest.raises(RankError, match=r"all 2 checkpoints are damaged; remove the directory to start over"):
+        run(tmp_path, manifest, "b", 1, *every)
+
+
+def test_the_newest_and_the_milestones_are_kept(tmp_path: Path, manifest: Path) -> None:
+    run(tmp_path, manifest, "a", 1, "train.steps=5", "checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_every=2")
+    assert [step_of(path) for path in complete(tmp_path / "a/checkpoints")] == [2, 4, 5]
+
+
+def on_a_full_disk(words: list[str], full: range) -> int:
+    """A run that cannot write files of more than 20 kB in some steps; the system refuses them as on a full disk."""
+    make_job = program.make_job
+
+    def make(*arguments: Any) -> Job:
+        job = make_job(*arguments)
+
+        def set_lr(step: int) -> float:
+            limit = 20_000 if step in full else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            return job.set_lr(step)
+
+        return replace(job, set_lr=set_lr)
+
+    program.make_job = make
+    return program.main(words)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_step(tmp_path: Path, manifest: Path) -> None:
+    straight = run(tmp_path, manifest, "straight", 1)
+    words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", *SMALL, "checkpoint.every=3", "checkpoint.keep_last=9"]
+    assert run_ranks(on_a_full_disk, 2, [*words, "run.name=a"], range(5, 8)) == [0, 0]
+    compare(straight, read_metrics(tmp_path / "a/metrics.jsonl"), "full in between")
+    assert [step_of(path) for path in complete(tmp_path / "a/checkpoints")] == [3, 9, 10]
+    with pytest.raises(RankError, match=r"state after step 10 could not be written; free some space and start again"):
+        run_ranks(on_a_full_disk, 1, [*words, "run.name=b", "checkpoint.patience_seconds=0"], range(8, 10))
+    assert [step_of(path) for path in complete(tmp_path / "b/checkpoints")] == [3, 6]
+    assert not list((tmp_path / "b/checkpoints").glob("*.partial*"))
+
+
+def test_any_part_of_any_division_is_that_of_the_whole(tmp_path: Path, manifest: Path) -> None:
+    """What another layout reads: slices of the flattened shares of its tensor-parallel ranks."""
+    run(tmp_path, manifest, "a", 2, "parallel.tensor=2", "train.steps=1")
+    reader = Reader(complete(tmp_path / "a/checkpoints")[-1])
+    names = {"trunk.blocks.0.attention.q.weight": 0, "trunk.blocks.1.mlp.down.weight": 1, "trunk.norm.weight": -1}
+    for name, divided in names.items():
+        assert reader.state["parameters"][name][1] == divided
+        whole = reader.full(name, "exp_avg")
+        for dim, ranks in [(divided, 1), (divided, 2), (divided, 4)] if divided >= 0 else [(-1, 1), (-1, 2)]:
+            for rank in range(ranks):
+                share = (whole if dim < 0 else whole.chunk(ranks, dim)[rank]).flatten()
+                for offset, length in [(0, share.numel()), (5, 7), (share.numel() - 9, 9)]:
+                    found = reader.part(name, "exp_avg", Division(dim, ranks), rank, offset, length)
+                    assert found.equal(share[offset : offset + length]), (name, dim, ranks, rank, offset)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_exported_weights_are_those_of_the_run_and_load_into_transformers(
+    tmp_path: Path, manifest: Path, qk_norm: bool
+) -> None:
+    run(tmp_path, manifest, "a", 1, "train.steps=2", f"llm.qk_norm={qk_norm}", "llm.kv_heads=2")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["export", str(tmp_path / "a"), str(tmp_path / "all.safetensors")])
+    assert done.value.code == 0
+    ours, exported = weights(tmp_path / "a"), load_file(tmp_path / "all.safetensors")
+    assert ours.keys() == exported.keys()
+    assert all(ours[name].equal(exported[name]) for name in ours)
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    export(tmp_path / "a", folder / "model.safetensors", "llama")
+    theirs, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    settings = load_as(PretrainRun, tmp_path / "a/config.yaml")
+    model = LanguageModel(settings.llm, make_layout(settings))
+    model.load_state_dict(ours)
+    x = torch.randn(2, 9, settings.llm.width, generator=torch.Generator().manual_seed(0))
+    turn = rotation(torch.arange(9)[:, None].float(), (settings.llm.head_dim,), settings.llm.rope_theta)
+    hidden = theirs(inputs_embeds=x).last_hidden_state
+    torch.testing.assert_close(model.trunk(x, turn, turn), hidden, atol=1e-5, rtol=1e-5)
 
 
 def remembering(words: list[str]) -> list[dict[str, int]]:

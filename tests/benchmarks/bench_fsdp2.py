@@ -1,0 +1,79 @@
+"""Training step on two processes: our engine (DeepSpeed ZeRO-3) against torch's FSDP2, the same model, data and optimizer.
+
+    python tests/benchmarks/bench_fsdp2.py
+
+Both are timed in turn in one process group, fp32 (gloo on CPUs; on GPUs NCCL, two of them). Prints seconds a step of each and
+the ratio of their tokens per second.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.distributed.fsdp import fully_shard
+
+from hitvideo.llm.transformer import Block
+from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.topology import Topology, start
+from hitvideo.sections import ParallelSection, TrainSection
+from tests.benchmarks.bench_llama import build
+from tests.worlds import run_ranks
+
+ROUNDS = 5
+CLIP, LR = 1.0, 1e-4
+
+
+def deepspeed(topology: Topology) -> tuple[Callable[[], None], int]:
+    loss, model, length = build(topology.device)
+    train = TrainSection(steps=1, global_batch=topology.data, micro_batch=1, dtype="fp32", lr=LR, clip=CLIP)
+    engine = Engine(model, topology, ParallelSection(zero_stage=3), train, leaf_modules=[Block])
+
+    def step() -> None:
+        engine.backward(engine(*loss.inputs)["loss"])
+        engine.step()
+
+    return step, length
+
+
+def fsdp2(topology: Topology) -> Callable[[], None]:
+    loss, model, _ = build(topology.device)
+    for block in model.trunk.blocks:
+        fully_shard(block)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.95), weight_decay=0.1)
+
+    def step() -> None:
+        model(*loss.inputs)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure() -> tuple[dict[str, float], int]:
+    with start(tensor=1) as topology:
+        ours, length = deepspeed(topology)
+        sides = {"zero-3": ours, "fsdp2": fsdp2(topology)}
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(ROUNDS + 1):  # the first is a warm-up
+            for name, step in sides.items():
+                torch.distributed.barrier()
+                begin = time.perf_counter()
+                step()
+                if topology.device.type == "cuda":
+                    torch.cuda.synchronize()
+                torch.distributed.barrier()
+                if turn:
+                    seconds[name].append(time.perf_counter() - begin)
+        return {name: statistics.median(times) for name, times in seconds.items()}, length
+
+
+if __name__ == "__main__":
+    medians, slots = run_ranks(measure, 2, timeout=1200)[0]
+    for side, median in medians.items():
+        print(f"{side:7} {median:.3f} s a step")
+    print(f"2 processes, {slots} slots each, tokens/s ZeRO-3 : FSDP2 = {medians['fsdp2'] / medians['zero-3']:.2f} : 1")

@@ -1,0 +1,132 @@
+"""Steps that would spoil the weights are left out on all ranks, and after several of them the run goes back."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pretrain.__main__ as program
+from hitvideo.parallel.checkpoint import Reader
+from hitvideo.run import read_metrics
+from hitvideo.sections import FaultsSection
+from pretrain.guard import Diverged, Guard
+from pretrain.loop import Job
+from tests.pretrain.test_layouts import SMALL, TINY
+from tests.samples import make_token_shards
+from tests.worlds import RankError, run_ranks
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_token_shards(tmp_path_factory.mktemp("tokens"))
+
+
+def guard(tmp_path: Path, **settings: Any) -> Guard:
+    return Guard(FaultsSection(**settings), tmp_path, writer=True)
+
+
+def test_a_loss_is_bad_when_not_finite_or_far_above_the_last_ones(tmp_path: Path) -> None:
+    judge = guard(tmp_path, spike_window=8, spike_sigmas=3)
+    assert judge.bad(math.nan) == "loss is nan"
+    assert judge.bad(math.inf) == "loss is inf"
+    for loss in (1, 2, 1, 2, 1, 2, 1):
+        assert judge.bad(100) is None, "too few losses to know a jump"
+        judge.good(loss)
+    judge.good(2)  # mean 1.5, σ 0.5: the bound is 3
+    assert judge.bad(3.0) is None
+    assert judge.bad(3.01) == "loss 3.01 is above 1.5 + 3 × 0.5"
+    assert judge.bad(0.0) is None, "a loss may fall"
+    again = guard(tmp_path, spike_window=8, spike_sigmas=3)
+    again.load_state(json.loads(json.dumps(judge.state())))
+    assert again.bad(3.01) == judge.bad(3.01), "what was seen is part of the checkpoint"
+
+
+def test_it_goes_back_after_several_in_a_row_and_gives_up_after_several_times(tmp_path: Path) -> None:
+    judge = guard(tmp_path, patience=2, most_rollbacks=1)
+    judge.skipped(4, "x", ["a"])
+    judge.good(1.0)
+    judge.skipped(6, "x", ["b"])
+    assert not judge.hopeless
+    judge.skipped(7, "x", ["c"])
+    assert judge.hopeless
+    judge.roll_back(8, to=4)
+    assert judge.passed_over == 4
+    assert not judge.hopeless
+    with pytest.raises(Diverged, match=r"up to step 9.*most_rollbacks 1 is used up"):
+        judge.roll_back(9, to=4)
+
+
+def poisoned(words: list[str], rank: int, steps: list[int], factor: float) -> int:
+    """A run whose losses on one rank are multiplied in some steps, counted as they are run."""
+    make_job = program.make_job
+
+    def make(*arguments: Any) -> Job:
+        job = make_job(*arguments)
+        calls = iter(range(1 << 30))
+
+        def losses(rows: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+            here = next(calls) // job.engine.accumulation in steps and job.engine.topology.rank == rank
+            return {name: value * (factor if here else 1.0) for name, value in job.losses(rows, step).items()}
+
+        return replace(job, losses=losses)
+
+    program.make_job = make
+    return program.main(words)
+
+
+def words(tmp_path: Path, manifest: Path, *extra: str) -> list[str]:
+    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=a"]
+    return [*where, *SMALL, "checkpoint.every=1", "checkpoint.keep_last=99", *extra]
+
+
+def weights(tmp_path: Path, step: int) -> dict[str, torch.Tensor]:
+    reader = Reader(tmp_path / f"a/checkpoints/step-{step:08d}")
+    return {f"{name}/{kind}": reader.full(name, kind) for name in reader.names for kind in ("fp32", "exp_avg")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "extra", ["parallel.zero_stage=0", "parallel.zero_stage=1", "train.dtype=bf16 parallel.zero_stage=1", "parallel.tensor=2"]
+)
+@pytest.mark.parametrize(("factor", "reason"), [(math.nan, "loss is nan"), (100.0, "is above")])
+def test_a_bad_loss_on_one_rank_is_left_out_on_all(
+    tmp_path: Path, manifest: Path, extra: str, factor: float, reason: str
+) -> None:
+    given = words(tmp_path, manifest, *extra.split(), "faults.spike_window=8", "train.steps=11")
+    assert run_ranks(poisoned, 2, given, 1, [9], factor) == [0, 0]
+    assert same(weights(tmp_path, 9), weights(tmp_path, 10))
+    assert not same(weights(tmp_path, 10), weights(tmp_path, 11))
+    rows = read_metrics(tmp_path / "a/metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+    assert rows[-1]["skipped"] == 1
+    (left_out,) = [json.loads(line) for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
+    assert left_out["step"] == 9
+    assert reason in left_out["reason"]
+    assert len(set(left_out["keys"])) == 8
+    assert all(key[:2] in ("0-", "1-") for key in left_out["keys"]), "keys of samples, as the token shards have them"
+
+
+@pytest.mark.slow
+def test_a_run_goes_back_and_on_with_other_data_and_ends(tmp_path: Path, manifest: Path) -> None:
+    given = words(tmp_path, manifest, "checkpoint.every=4", "faults.patience=2")
+    assert run_ranks(poisoned, 2, given, 0, [5, 6], math.nan) == [0, 0]
+    assert [row["step"] for row in read_metrics(tmp_path / "a/metrics.jsonl")] == list(range(1, 11))
+    assert Reader(tmp_path / "a/checkpoints/step-00000010").state["guard"]["passed_over"] == 7 - 4
+    left_out = [json.loads(line)["keys"] for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
+    assert len(left_out) == 2
+
+
+def test_a_run_that_always_fails_ends(tmp_path: Path, manifest: Path) -> None:
+    given = words(tmp_path, manifest, "faults.patience=2", "faults.most_rollbacks=1")
+    with pytest.raises(RankError, match=r"Diverged.*faults.most_rollbacks 1 is used up"):
+        run_ranks(poisoned, 1, given, 0, list(range(2, 99)), math.nan)

@@ -1,0 +1,91 @@
+"""A rank that is stuck or dead ends the job soon, and says where every rank stood."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pretrain.__main__ as program
+from hitvideo.heartbeat import EXIT_HANG, Heartbeat
+from hitvideo.run import read_metrics
+from hitvideo.sections import FaultsSection
+from pretrain.loop import Job
+from tests.pretrain.test_layouts import SMALL, TINY
+from tests.samples import ROOT, make_token_shards
+from tests.worlds import start_ranks
+
+
+def test_the_file_says_what_the_rank_does(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 3, FaultsSection(heartbeat_seconds=0.05)) as heart:
+        heart.beat("forward", 12)
+        time.sleep(0.3)
+        found = json.loads((tmp_path / "rank-00003.json").read_text())
+        assert (found["phase"], found["step"], found["pid"]) == ("forward", 12, os.getpid())
+        assert abs(time.time() - found["time"]) < 5
+        heart.beat("step", 12)
+    assert json.loads((tmp_path / "rank-00003.json").read_text())["phase"] == "step"
+
+
+def fall_asleep(words: list[str]) -> int:
+    """Rank 1 never comes back from the forward of step 3."""
+    make_job = program.make_job
+
+    def make(*arguments: Any) -> Job:
+        job = make_job(*arguments)
+
+        def losses(rows: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+            if step == 3 and job.engine.topology.rank == 1:
+                time.sleep(1000)
+            return job.losses(rows, step)
+
+        return replace(job, losses=losses)
+
+    program.make_job = make
+    return program.main(words)
+
+
+def words(tmp_path: Path) -> list[str]:
+    manifest = make_token_shards(tmp_path / "tokens")
+    return [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=a", *SMALL]
+
+
+@pytest.mark.slow
+def test_a_hang_ends_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
+    ranks = start_ranks(fall_asleep, 2, [*words(tmp_path), "faults.hang_seconds=4"])
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [EXIT_HANG] * 2
+    stacks = [(tmp_path / f"a/heartbeats/rank-0000{rank}.stacks").read_text() for rank in (0, 1)]
+    assert "test_heartbeat.py" in stacks[1]
+    assert "in losses" in stacks[1], "the sleeper"
+    assert "distributed" in stacks[0], "the one that waits for it"
+    beats = [json.loads((tmp_path / f"a/heartbeats/rank-0000{rank}.json").read_text()) for rank in (0, 1)]
+    assert [(beat["phase"], beat["step"]) for beat in beats] == [("forward and backward", 3)] * 2
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_whole_job_within_seconds(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", "-m", "pretrain", *words(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    job = subprocess.Popen([*command, "train.steps=100000"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "a/metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while not (metrics.is_file() and len(read_metrics(metrics)) > 2) and time.monotonic() < deadline:
+        assert job.poll() is None
+        time.sleep(0.1)
+    os.kill(json.loads((tmp_path / "a/heartbeats/rank-00001.json").read_text())["pid"], signal.SIGKILL)
+    start = time.monotonic()
+    code = job.wait(60)
+    print(f"the job ended {time.monotonic() - start:.1f} s after its rank")
+    assert code not in (0, 75)
+    assert time.monotonic() - start < 30

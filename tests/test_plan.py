@@ -1,0 +1,170 @@
+"""The plan against the built model, arithmetic by hand, and memory measured on real ranks."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import pretrain.__main__ as program
+from hitvideo.config import ConfigError
+from hitvideo.llm.model import LanguageModel
+from hitvideo.llm.transformer import Block
+from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.topology import start
+from hitvideo.plan import activation_bytes, plan
+from hitvideo.schema import PretrainRun, load_as
+from hitvideo.throughput import make_layout, meta_model, training_flops_per_row
+from tests.conftest import ROOT
+from tests.worlds import run_ranks
+
+TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
+RUNS = sorted((ROOT / "yaml_configs/pretrain").glob("*.yaml"))
+GIB = 2**30
+SIZE = ["llm.layers=6", "llm.width=192", "llm.heads=6", "llm.kv_heads=6", "llm.hidden=512"]
+CLUSTER = ["cluster.nodes=2", "cluster.devices_per_node=4", "train.global_batch=64", "train.micro_batch=4", "train.dtype=bf16"]
+
+
+def settings(*words: str) -> PretrainRun:
+    return load_as(PretrainRun, TINY, [*SIZE, *words])
+
+
+def test_parameters_are_those_of_the_built_model() -> None:
+    run = settings()
+    model = LanguageModel(run.llm, make_layout(run))
+    assert plan(run).parameters == sum(p.numel() for p in model.parameters())
+    assert all(p.is_meta for p in meta_model(run).parameters())
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_memory_of_weights_gradients_and_adam(stage: int) -> None:
+    """8 devices, tensor 2: 4 shards. ZeRO 1 divides Adam's states among them, 2 the gradients too, 3 the weights too."""
+    found = plan(settings(*CLUSTER, "parallel.tensor=2", f"parallel.zero_stage={stage}"))
+    share = found.parameters / 2
+    assert found.data_ranks == 4
+    assert found.accumulation == 64 / (4 * 4)
+    assert found.weights_gib == pytest.approx(share * 2 / (4 if stage == 3 else 1) / GIB)
+    assert found.gradients_gib == pytest.approx(share * 4 / (4 if stage >= 2 else 1) / GIB)
+    assert found.optimizer_gib == pytest.approx(share * (4 + 4 + 4) / 4 / GIB)
+    assert found.gathered_gib == pytest.approx(share * 2 / GIB if stage == 3 else 0)
+    assert found.host_gib == pytest.approx(found.optimizer_gib)
+    assert found.checkpoint_gib == pytest.approx(found.parameters * 12 / GIB)
+
+
+def test_traffic_by_hand() -> None:
+    """8 devices as 2 data × 2 context × 2 tensor ranks, each with 8 rows of 102 of the 204 slots in two micro-batches."""
+    sizes = ["llm.width=256", "llm.heads=8", "llm.kv_heads=8", "train.global_batch=16"]
+    found = plan(settings(*CLUSTER, *sizes, "parallel.tensor=2", "parallel.context=2"))
+    share, rows = found.parameters / 2, 8 * 102
+    assert found.zero_gib_per_step == pytest.approx(2 * share * (2 + 2 + 4) * 3 / 4 / GIB)  # to 4 shards
+    assert found.tensor_gib_per_step == pytest.approx(6 * 2 * 2 * 2 * rows * 256 * 2 / 2 / GIB)  # 2 all-reduces, both ways
+    assert found.context_gib_per_step == pytest.approx(6 * 2 * rows * 4 * 256 / 2 * 2 / 2 / GIB)  # q, k, v and the result
+
+
+@pytest.mark.slow
+def test_what_binds() -> None:
+    few = ["cluster.peak_tflops=1", "cluster.memory_gib=80"]
+    assert plan(settings(*CLUSTER, *few)).binds == "compute"
+    assert plan(settings(*CLUSTER, *few, "cluster.far_gbs=1e-3")).binds == "traffic"
+    assert plan(settings(*CLUSTER, *few, "cluster.memory_gib=0.01")).binds == "memory"
+
+
+@pytest.mark.slow
+def test_activations_follow_what_is_divided_and_computed_again() -> None:
+    def of(*words: str) -> float:
+        return activation_bytes(settings(*CLUSTER, "llm.qk_norm=true", *words))
+
+    none, selective, block = (of(f"parallel.activation_checkpointing={kind}") for kind in ("none", "selective", "block"))
+    assert block < selective < none
+    assert of("train.micro_batch=8") == pytest.approx(2 * none, rel=0.02)
+    assert of("parallel.context=2") == pytest.approx(none / 2, rel=0.15), "all but the heads' part"
+    tensor, sequence = of("parallel.tensor=2"), of("parallel.tensor=2", "parallel.sequence=true")
+    assert none / 2 < sequence < tensor < none
+
+
+def test_totals_and_times() -> None:
+    run = settings(*CLUSTER, "train.steps=1000", "cluster.peak_tflops=100", "cluster.assumed_mfu=0.5")
+    found = plan(run)
+    parts = found.weights_gib + found.gradients_gib + found.optimizer_gib + found.gathered_gib + found.buckets_gib
+    assert found.total_gib == pytest.approx(parts + found.activations_gib)
+    assert found.tokens_per_row == 24 + 180 + 1
+    assert found.tokens_per_step == 64 * 205
+    flops = training_flops_per_row(meta_model(run)) * 64
+    assert found.training_tflops_per_step == pytest.approx(flops / 1e12)
+    assert found.gflops_per_token == pytest.approx(flops / 64 / 205 / 1e9)
+    assert found.compute_s == pytest.approx(flops / (8 * 100e12 * 0.5))
+    assert found.hours * 3600 == pytest.approx(1000 * found.compute_s)
+    assert found.device_hours == pytest.approx(8 * found.hours)
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(ConfigError, match="global_batch 64 is not a multiple of"):
+        plan(settings(*CLUSTER, "train.micro_batch=3"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_fits_its_devices(path: Path) -> None:
+    found = plan(load_as(PretrainRun, path))
+    assert found.total_gib <= found.available_gib
+    assert found.binds != "memory"
+
+
+def standing() -> int:
+    """Bytes of all tensors that live in this process."""
+    gc.collect()
+    storages = [t.untyped_storage() for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.device.type == "cpu"]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def highest(run: PretrainRun) -> tuple[int, int]:
+    """Bytes of this rank's model states between steps, and of everything at the fullest moment of a step."""
+    torch.empty(0).untyped_storage()
+    before = standing()
+    with start(run.parallel.tensor, run.parallel.context) as topology:
+        engine = Engine(program.make_model(run, topology), topology, run.parallel, run.train, leaf_modules=[Block])
+        rows = torch.zeros(run.train.micro_batch, make_layout(run).length, make_layout(run).vocab.width, dtype=torch.long)
+
+        def step() -> None:
+            engine.backward(engine(rows, 0.1)["loss"])
+            engine.step()
+
+        step()
+        held = standing() - before
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as memory:
+            step()
+        above = most = 0
+        for event in sorted(memory.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+            if event.name() == "[memory]":
+                above += event.nbytes()
+                most = max(most, above)
+        return held, held + most
+
+
+MEASURED = [
+    (2, "parallel.zero_stage=3"),
+    (2, "parallel.zero_stage=3 parallel.activation_checkpointing=selective"),
+    (2, "parallel.zero_stage=3 parallel.activation_checkpointing=block llm.layers=12"),
+    (2, "parallel.zero_stage=1 parallel.tensor=2"),
+    (2, "parallel.zero_stage=3 parallel.tensor=2 parallel.sequence=true"),
+    (2, "parallel.zero_stage=3 parallel.context=2"),
+    (2, "parallel.zero_stage=2 train.dtype=bf16"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "words"), MEASURED)
+def test_the_plan_is_within_a_tenth_of_what_ranks_take(world: int, words: str) -> None:
+    layout = [f"cluster.devices_per_node={world}", "train.global_batch=32", "train.dtype=fp32", "parallel.bucket=1000000"]
+    sizes = ["llm.width=256", "llm.heads=8", "llm.kv_heads=8", "llm.hidden=704", "train.micro_batch=16"]
+    run = settings(*layout, *sizes, *words.split())
+    if run.parallel.tensor * run.parallel.context > 1:
+        run = settings(*layout, *sizes, *words.split(), "train.global_batch=16")
+    found = plan(run)
+    measured = [figure / GIB for figure in max(run_ranks(highest, world, run))]
+    states = found.weights_gib + found.gradients_gib + found.optimizer_gib
+    print(f"{words}: states {states:.4f} planned {measured[0]:.4f} measured; in all {found.total_gib:.4f}, {measured[1]:.4f}")
+    assert found.total_gib == pytest.approx(measured[1], rel=0.1)
