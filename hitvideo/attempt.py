@@ -33,21 +33,26 @@ MOST_RESTARTS = 20
 _TOLD_OF_A_TRACEBACK = 12
 
 
-def owner_lost(run: Path) -> str | None:
-    """The attempt that has taken the run over from this process's, or None: nothing of ours may be written then.
+class TakenOverError(RuntimeError):
+    """Another attempt at the run has begun: nothing of this one's may be written any more."""
+
+
+def refuse_if_taken_over(run: Path) -> None:
+    """Raise TakenOverError where the run belongs to another attempt than this process's; outside Slurm nobody disputes it.
 
     A node that was cut off goes on computing while Slurm starts the job again elsewhere; it must not touch the run.
     """
     mine, owner = os.environ.get(ENVIRONMENT), run / "OWNER"
-    if mine is None or not owner.is_file():
-        return None
-    found = owner.read_text().strip()
-    return None if found == mine else found
+    found = owner.read_text().strip() if mine and owner.is_file() else mine
+    if found != mine:
+        raise TakenOverError(f"{run} belongs to attempt {found} now; this process is of attempt {mine} and stops")
 
 
 def begin(words: Sequence[str]) -> Path:
     """Check the config, take the run over, and return its directory. Raises ConfigError for what the user can mend."""
     settings = schema.load(words[0], words[1:])
+    if not isinstance(settings, schema.TokenizeRun):
+        check_layout(settings)
     run = settings.run.directory
     (run / "attempts" / _me()).mkdir(parents=True, exist_ok=True)
     temporary = run / f".OWNER.{_me()}"
@@ -55,6 +60,18 @@ def begin(words: Sequence[str]) -> Path:
     os.replace(temporary, run / "OWNER")
     (run / "STOP").unlink(missing_ok=True)
     return run
+
+
+def check_layout(settings: schema.VideoTokenizerRun | schema.PretrainRun) -> None:
+    """Raise ConfigError where the run does not divide over the cluster's devices."""
+    cluster, parallel = settings.cluster, settings.parallel
+    world, each = cluster.nodes * cluster.devices_per_node, parallel.tensor * parallel.context
+    if world % each:
+        raise ConfigError(
+            f"{cluster.nodes} nodes × {cluster.devices_per_node} devices = {world} ranks are no multiple of "
+            f"parallel.tensor {parallel.tensor} × parallel.context {parallel.context}; change one of the four"
+        )
+    settings.train.accumulation(world // each)
 
 
 def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:

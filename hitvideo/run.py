@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo import config
+from hitvideo.attempt import refuse_if_taken_over, write_fault
 from hitvideo.config import ConfigError, Section
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
 
@@ -73,10 +74,12 @@ class RunDirectory:
 
     def mark_done(self, step: int) -> None:
         if self.writer:
+            refuse_if_taken_over(self.path)
             write_text(self.path / "DONE", f"{step}\n")
 
     def append_metrics(self, row: dict[str, float]) -> None:
         if self.writer:
+            refuse_if_taken_over(self.path)
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -147,7 +150,11 @@ def guarded(main: Callable[[list[str]], int]) -> None:
     try:
         sys.exit(main(sys.argv[1:]))
     except ConfigError as error:
+        write_fault(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER)
+    except Exception as error:
+        write_fault(error)
+        raise
 
 

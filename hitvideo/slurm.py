@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hitvideo import config, schema
+from hitvideo.attempt import check_layout
 from hitvideo.config import ConfigError
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
 
@@ -42,6 +43,7 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
         from hitvideo.tokenizer.budget import plan as tokenizer_plan
 
         needed, available = tokenizer_plan(settings).total_gib, settings.cluster.memory_gib
+    check_layout(settings)
     if needed > available:
         raise ConfigError(
             f"{run}: needs {needed:.1f} GiB a device, the cluster's have {available:.1f}; take more --nodes, a larger "
@@ -52,8 +54,7 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
 
 def script(run: Path, words: Sequence[str], nodes: int) -> str:
     """The sbatch script; every word of the user's is quoted for the shell."""
-    words = [f"cluster.nodes={nodes}", *words]
-    settings = checked(run, words)
+    settings = checked(run, [f"cluster.nodes={nodes}", *words])
     site = settings.cluster.slurm
     options = {
         "job-name": settings.run.name,

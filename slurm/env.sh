@@ -8,7 +8,8 @@ cd "${SLURM_SUBMIT_DIR:?submit with sbatch from the checkout}" || exit 1   # in 
 LOGS=slurm/logs                                             # is in the checkout: a job whose log has no folder ends without a word
 
 RESTARTS=${SLURM_RESTART_COUNT:-0}                          # attempts of this job before this one
-PER_NODE=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}    # ranks on a node: one for each GPU
+gpus=${SLURM_GPUS_PER_NODE:-1}; gpus=${gpus##*:}            # what was asked for (h100:8): an --exclusive job is given all
+PER_NODE=${PROCESSES_PER_NODE:-$gpus}                       # ranks on a node: one for each GPU
 CPUS=${SLURM_CPUS_PER_TASK:-1}                              # of a node; srun does not take the number over by itself
 export HITVIDEO_ATTEMPT=$SLURM_JOB_ID.$RESTARTS             # the only attempt whose ranks may write into the run's directory
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))        # from the job's id: jobs may share a node

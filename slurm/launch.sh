@@ -5,7 +5,8 @@
 # The decisions are made, and explained, by hitvideo/attempt.py. SPARES: nodes of the allocation beyond those that train.
 
 launch() {
-  local module=$1 run bad code asked=0 nodes fit step; shift
+  local module=$1 nodes=$((SLURM_JOB_NUM_NODES - ${SPARES:-0})) run bad code asked=0 fit step
+  set -- "$2" cluster.nodes="$nodes" cluster.devices_per_node="$PER_NODE" "${@:3}"   # what the allocation knows is not said twice
   run=$(python -m hitvideo.attempt begin "$@") || exit $?
   [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
   export HITVIDEO_FAULTS=$run/attempts/$HITVIDEO_ATTEMPT
@@ -16,7 +17,6 @@ launch() {
   srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
     timeout 120 python -m hitvideo.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
   bad=$(python -m hitvideo.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
-  nodes=$((${#hosts[@]} - ${SPARES:-0}))
   mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
   [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }
 

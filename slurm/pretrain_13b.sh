@@ -8,4 +8,4 @@
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
 source "$SLURM_SUBMIT_DIR/slurm/launch.sh"
-launch pretrain yaml_configs/pretrain/13b.yaml cluster.nodes="$((SLURM_JOB_NUM_NODES - ${SPARES:-0}))" cluster.devices_per_node="$PER_NODE" "$@"
+launch pretrain yaml_configs/pretrain/13b.yaml "$@"

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from hitvideo.attempt import TakenOverError, refuse_if_taken_over
 from hitvideo.config import ConfigError
 from hitvideo.parallel.checkpoint import FORMAT, complete, digest, read_json, sha256, shapes, step_of, write_json
 from hitvideo.parallel.engine import Engine
@@ -108,6 +109,8 @@ class Saver:
         self._abandoned.set()
         if self._thread is not None:
             self._thread.join()
+        if isinstance(self._error, TakenOverError):
+            raise self._error
         if self._error is not None:
             kept = complete(self._directory)
             last = f"the last complete one is of step {step_of(kept[-1])}" if kept else "there is none yet"
@@ -172,6 +175,7 @@ class Saver:
             files[sign.name] = [sign.stat().st_size, sha256(sign)]
         state = {**description, "files": files}
         write_json(partial / "state.json", {**state, "sha256": digest(state)})
+        refuse_if_taken_over(self._directory.parent)
         final = self._directory / partial.name.partition(".")[0]
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)

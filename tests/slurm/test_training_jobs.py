@@ -1,0 +1,129 @@
+"""The training scripts on a real cluster: they finish, and a run that was disturbed ends like one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hitvideo.run import read_metrics
+from tests.conftest import ROOT
+from tests.samples import make_token_shards
+from tests.slurm.cluster import Cluster, logs_on_failure
+from tests.worlds import run_ranks
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(900)]
+LOGS = ROOT / "slurm/logs"
+
+# The 7B run in everything but size: its hierarchy, widths and batch are the demo's.
+SMALL = [
+    "cluster={peak_tflops: 0.1, memory_gib: 8}", "video={frames: 8, height: 32, width: 32}",
+    "hierarchy={levels: [{down: [8, 16, 16], num_bits: 9}, {down: [8, 8, 8], num_bits: 9}, {down: [4, 8, 8], num_bits: 9}]}",
+    "llm={layers: 2, width: 32, heads: 4, kv_heads: 4, hidden: 64, rope_axes: [2, 2, 4]}", "text={vocab_size: 512, window: 16}",
+    "train.dtype=fp32", "train.global_batch=8", "train.log_every=1", "train.warmup_steps=2", "train.validation_batches=0",
+    "data.validation_samples=8", "data.block=8",
+]  # fmt: skip
+SIZE = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=10"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from hitvideo import schema
+
+    hierarchy = schema.load(ROOT / "yaml_configs/pretrain/7b.yaml", SMALL).hierarchy  # type: ignore[union-attr]
+    return make_token_shards(tmp_path_factory.mktemp("tokens") / "shards", hierarchy=hierarchy)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def metrics_of(run: Path) -> list[tuple[float, float]]:
+    return [(row["loss"], row["grad_norm"]) for row in read_metrics(run / "metrics.jsonl")]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "weights/model.safetensors")
+
+
+def undisturbed(words: list[str], world: int) -> None:
+    """The same layout without Slurm: ranks with the environment that torchrun gives them."""
+    import pretrain.__main__ as program
+
+    assert run_ranks(program.main, world, ["yaml_configs/pretrain/7b.yaml", *words]) == [0] * world
+
+
+def test_the_7b_script_itself(cluster: Cluster, manifest: Path, tmp_path: Path) -> None:
+    """Two nodes × two ranks, TP 2 × ZeRO-3: it finishes, with the numbers of the same layout under torchrun."""
+    words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "parallel.tensor=2", "train.micro_batch=2",
+             "train.steps=6", "checkpoint.every=3"]  # fmt: skip
+    with logs_on_failure(LOGS):
+        job = cluster.submit("--nodes=2", *SIZE, "slurm/pretrain_7b.sh", *words, "run.name=sbatch", cwd=ROOT)
+        cluster.wait(job, "COMPLETED")
+        assert (tmp_path / "sbatch/DONE").read_text() == "6\n"
+    undisturbed([*words, "run.name=plain", "cluster.nodes=2", "cluster.devices_per_node=2"], 4)
+    assert metrics_of(tmp_path / "sbatch") == metrics_of(tmp_path / "plain")
+    reports = list((tmp_path / "sbatch/attempts" / f"{job}.0").glob("n*.json"))
+    assert len(reports) == 2, "every node was looked at before training"
+
+
+def until(happened: object, what: str, timeout: float = 120) -> None:
+    deadline = time.monotonic() + timeout
+    while not happened():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"{what}: not within {timeout:.0f} s"
+        time.sleep(0.1)
+
+
+def steps_of(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(read_metrics(path)) if path.is_file() else 0
+
+
+def restarts(cluster: Cluster, job: str) -> int:
+    return int(cluster.job(job).get("Restarts", "-1"))
+
+
+def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifest: Path, tmp_path: Path) -> None:
+    """USR1 before the time limit, then a rank killed, then a node powered off: it ends with the weights of a quiet run."""
+    if not cluster.namespaces:
+        pytest.skip("a node is powered off, which needs namespaces of its own (root)")
+    steps = 400
+    words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "train.micro_batch=4", f"train.steps={steps}",
+             "checkpoint.every=20", "checkpoint.keep_last=2", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
+    run = tmp_path / "chaos"
+    with logs_on_failure(LOGS):
+        job = cluster.submit("--nodes=2", "--gpus-per-node=1", "--cpus-per-task=2", "--time=30", "slurm/pretrain_7b.sh", *words,
+                             "run.name=chaos", cwd=ROOT)  # fmt: skip
+        until(lambda: steps_of(run) > 25, "training under way")
+        mlflow_run = (run / "mlflow_run_id").read_text()
+        cluster.run("scancel", "--signal=USR1", "--batch", job)  # what --signal=B:USR1@600 does at the time limit
+        until(lambda: restarts(cluster, job) == 1, "requeued after USR1")
+        stopped_at = steps_of(run)
+
+        until(lambda: steps_of(run) > stopped_at + 25, "resumed after USR1")
+        assert cluster.tracking
+        killed_at = time.monotonic()
+        os.kill(cluster.ranks("n2", "pretrain")[1], signal.SIGKILL)
+        until(lambda: restarts(cluster, job) == 2, "requeued after a rank was killed", timeout=30)
+        assert time.monotonic() - killed_at < 20, "a dead rank ends the job in seconds"
+
+        resumed_from = steps_of(run)
+        until(lambda: steps_of(run) != resumed_from and cluster.job(job)["JobState"] == "RUNNING", "resumed after the kill")
+        until(lambda: cluster.ranks("n2", "pretrain"), "ranks on n2")
+        cluster.power_off("n2")
+        until(lambda: restarts(cluster, job) == 3, "requeued after the node was lost")
+        done = cluster.wait(job, "COMPLETED", timeout=200)
+        assert "n2" not in done["NodeList"], "it went on on a spare node"
+        assert (run / "mlflow_run_id").read_text() == mlflow_run
+    cluster.power_on("n2")
+    undisturbed([*words, "run.name=quiet", "cluster.nodes=2"], 2)
+    ours, quiet = weights_of(run), weights_of(tmp_path / "quiet")
+    assert all(torch.equal(ours[name], quiet[name]) for name in quiet)
+    assert metrics_of(run) == metrics_of(tmp_path / "quiet")
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == list(range(1, steps + 1))
