@@ -54,15 +54,12 @@ demo: $(READY)
 	    --guidance 3 --temperature 0.7
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
 
-# One level against four at equal bits, network and steps, on your own captioned clips: make experiment-levels CLIPS=SRC
+# The tokenizer's experiments, on moving shapes and on your own captioned clips (a folder, or a TSV with file and caption), and
+# their tables in README.md: make experiment-levels [CLIPS=SRC]. About two hours on two cores; run it again and it goes on.
 experiment-levels: $(READY)
-	test -n "$(CLIPS)" || { echo "name the clips: make experiment-levels CLIPS=SRC (a folder, or a TSV with file and caption)"; exit 2; }
-	test -d $(EXPERIMENT)/shards || $(BIN)/hitvideo data pack $(CLIPS) $(EXPERIMENT)/shards --per-shard 16
-	for kind in four one; do OMP_NUM_THREADS=1 $(BIN)/python -m pretrain.video_tokenizer \
-	    yaml_configs/pretrain_tokenizer/small_$${kind}_level.yaml run.root=$(EXPERIMENT)/runs data.video_shards=$(EXPERIMENT)/shards $(OVER) \
-	    & runs="$$runs $$!"; done; for run in $$runs; do wait $$run || exit 1; done
-	for kind in four one; do $(BIN)/hitvideo evaluate reconstruction --run $(EXPERIMENT)/runs/small-$$kind-level \
-	    --video-shards $(EXPERIMENT)/shards --clips 16 || exit 1; done
+	$(BIN)/python tests/experiments/levels.py $(EXPERIMENT) shapes
+	test -z "$(CLIPS)" || $(BIN)/python tests/experiments/levels.py $(EXPERIMENT) clips "$(CLIPS)"
+	$(BIN)/python tests/experiments/levels.py $(EXPERIMENT) tables
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

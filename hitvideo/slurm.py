@@ -32,9 +32,10 @@ def cluster_words(path: Path) -> list[str]:
 
 def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
     """The run, if its config is right and its memory fits the cluster's devices; ConfigError otherwise."""
-    settings = schema.load(run, words)
-    if isinstance(settings, schema.TokenizeRun):
+    if config.resolve(run).get("program") == "tokenize_shards":
         raise ConfigError(f"{run} is an array job: sbatch --array=0-15 slurm/tokenize_shards.sh {run} …")
+    settings = schema.load(run, words)
+    assert not isinstance(settings, schema.TokenizeRun)
     if isinstance(settings, PretrainRun):
         from hitvideo.plan import plan
 

@@ -25,7 +25,7 @@ FLOORS = {
     "hitvideo.data": 2, "hitvideo.parallel": 2, "hitvideo.tracking": 2, "hitvideo.run": 2, "hitvideo.video": 2,
     "hitvideo.heartbeat": 2,
     "hitvideo.h264": 2, "hitvideo.gallery": 2, "hitvideo.inspection": 2,
-    "hitvideo.attempt": 2, "hitvideo.preflight": 2, "hitvideo.slurm": 3,
+    "hitvideo.attempt": 2, "hitvideo.world": 2, "hitvideo.preflight": 2, "hitvideo.slurm": 3,
     "hitvideo.metrics": 1, "hitvideo.i3d": 1,
     "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence": 1, "hitvideo.text": 1,
     "hitvideo.throughput": 1, "hitvideo.plan": 1, "hitvideo.moving_shapes": 1,

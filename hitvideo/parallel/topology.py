@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from hitvideo.config import ConfigError
+from hitvideo.world import rank_environment
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,6 @@ class Topology:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _prepare_environment() -> None:
-    """Plain `python -m …` is a world of one; torchrun has set these already."""
-    if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ.update(alone)
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-
-
 def _let_megatron_run_on_cpu() -> None:
     """Megatron asks torch.cuda for the current device and the RNG even where every tensor is on the CPU."""
     import megatron.core.tensor_parallel.random as megatron_random
@@ -113,7 +101,9 @@ def _let_megatron_run_on_cpu() -> None:
 @contextmanager
 def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterator[Topology]:
     """Join the world, make Megatron's groups, leave in order at the end (a rank that just exits can abort the others)."""
-    _prepare_environment()
+    os.environ.update(rank_environment(os.environ))
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
     topology = Topology(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), tensor, context)
     from megatron.core import parallel_state
 

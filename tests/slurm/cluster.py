@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -236,6 +236,17 @@ class Cluster:
     def reconnect(self, node: str) -> None:
         _ip("-n", f"{self._prefix}-ctl", "link", "set", f"v-{node}", "up")
 
+    @contextmanager
+    def without_shared_memory(self, node: str) -> Iterator[None]:
+        """The node's /dev/shm is read-only for a while."""
+        first = str(_children(self._keepers[node].pid)[0])
+        inside = ["nsenter", "--target", first, "--mount"]
+        subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "ro", "none", "/dev/shm"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "umount", "/dev/shm"], check=True)
+
     def ranks(self, node: str, needle: str) -> dict[int, int]:
         """RANK → pid of the node's processes whose command line holds `needle`."""
         first = _children(self._keepers[node].pid)[0]
@@ -302,6 +313,14 @@ class Cluster:
     def _daemon(self, name: str, *words: str, host: str | None = None) -> None:
         command = (_tool(name), *words)
         subprocess.run(self._on(host, command) if host else command, env=self._environment(), check=True)
+
+
+def until(happened: Callable[[], object], what: str, timeout: float = 300) -> None:
+    """Poll; sbatch --wait would look after 2, 8, then every 32 seconds."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout:.0f} s"
+        time.sleep(0.1)
 
 
 @contextmanager

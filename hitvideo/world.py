@@ -1,0 +1,42 @@
+"""Which rank this process is, and where ranks meet: from torchrun, else from srun, else a world of one. One place decides.
+
+    torchrun --nproc-per-node 8 -m pretrain RUN.yaml           RANK, WORLD_SIZE, … are set
+    srun --ntasks-per-node=8 python -m pretrain RUN.yaml       SLURM_PROCID, SLURM_STEP_NUM_TASKS, …
+    python -m pretrain RUN.yaml                                neither
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Mapping
+
+_FIRST_PORT, _PORTS = 20000, 20000
+
+
+def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torch.distributed reads of the environment and does not find there: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*."""
+    if "RANK" in environment:
+        return {}
+    # Of a step, not of a job: in a batch script SLURM_NTASKS and SLURM_PROCID are set too, and nobody else is there.
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks == 1:
+        return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    meeting = {
+        "MASTER_ADDR": _first_host(environment["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(_FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS),  # jobs may share a node
+    }
+    place = {"RANK": environment["SLURM_PROCID"], "LOCAL_RANK": environment["SLURM_LOCALID"], "WORLD_SIZE": str(tasks)}
+    return {**place, **{name: environment.get(name, value) for name, value in meeting.items()}}
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def _first_host(nodelist: str) -> str:
+    """n[3-5,9] → n3."""
+    done = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True)
+    return done.stdout.split()[0]

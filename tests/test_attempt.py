@@ -1,0 +1,142 @@
+"""What follows an attempt of a job: by its faults, its progress, and whether it was asked to stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hitvideo import attempt
+from hitvideo.attempt import EXIT_AGAIN, EXIT_DONE, EXIT_FAULT, EXIT_USER, TakenOverError, refuse_if_taken_over
+from hitvideo.config import ConfigError
+from tests.samples import ROOT
+
+TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that attempt 7.0 has begun."""
+    become(monkeypatch, "7.0")
+    return attempt.begin([TINY, f"run.root={tmp_path}", "run.name=x"])
+
+
+def become(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(attempt.ENVIRONMENT, name)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", name.partition(".")[2])
+
+
+def checkpoint(run: Path, step: int) -> None:
+    folder = run / f"checkpoints/step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("{}")
+
+
+def test_done_is_what_counts(run: Path) -> None:
+    """srun's code says little: 143 for peers that were killed, 0 after a node failure."""
+    (run / "DONE").write_text("6\n")
+    assert attempt.end(run, 143, asked=False) == EXIT_DONE
+    (run / "DONE").unlink()
+    assert attempt.end(run, 0, asked=False) == EXIT_AGAIN
+
+
+def test_no_progress_twice_is_the_end(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint(run, 10)
+    assert attempt.end(run, 1, asked=False) == EXIT_AGAIN
+    become(monkeypatch, "7.1")
+    checkpoint(run, 20)
+    assert attempt.end(run, 1, asked=False) == EXIT_AGAIN, "it went on from 10 to 20"
+    become(monkeypatch, "7.2")
+    assert attempt.end(run, 1, asked=False) == EXIT_FAULT
+    assert "two attempts without a new checkpoint (still step-00000020): not requeued" in capsys.readouterr().err
+
+
+def test_a_stop_on_request_is_no_failure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attempt.end(run, 75, asked=True) == EXIT_AGAIN
+    become(monkeypatch, "7.1")
+    assert attempt.end(run, 75, asked=True) == EXIT_AGAIN
+
+
+def test_restarts_are_bounded(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MOST_RESTARTS", "3")
+    become(monkeypatch, "7.3")
+    checkpoint(run, 30)
+    assert attempt.end(run, 1, asked=False) == EXIT_FAULT
+    assert "restarted 3 times (MOST_RESTARTS): not requeued" in capsys.readouterr().err
+
+
+def fault(run: Path, monkeypatch: pytest.MonkeyPatch, rank: int, error: Exception) -> None:
+    monkeypatch.setenv("HITVIDEO_FAULTS", str(run / "attempts/7.0"))
+    monkeypatch.setenv("RANK", str(rank))
+    try:
+        raise error
+    except Exception as raised:
+        attempt.write_fault(raised)
+
+
+def test_the_earliest_fault_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fault(run, monkeypatch, 3, ZeroDivisionError("the cause"))
+    fault(run, monkeypatch, 0, RuntimeError("connection closed by peer"))
+    assert attempt.end(run, 143, asked=False) == EXIT_AGAIN
+    said = capsys.readouterr().err
+    assert "the first fault of all ranks: rank 3" in said
+    assert "ZeroDivisionError: the cause" in said
+    assert "connection closed" not in said
+    assert "test_attempt.py" in said, "the traceback's own lines are there"
+
+
+def test_what_the_user_must_mend_is_not_requeued(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(run, monkeypatch, 0, ConfigError("data.manifest: no such file"))
+    assert attempt.end(run, 1, asked=False) == EXIT_USER
+
+
+def test_a_kill_from_outside_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempt.end(run, 137, asked=False)
+    said = capsys.readouterr().err
+    assert "no rank left a traceback (code 137): killed from outside, out of memory, or its node is lost" in said
+
+
+def test_the_next_attempt_takes_the_run_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_if_taken_over(run)
+    become(monkeypatch, "7.1")
+    attempt.begin([TINY, f"run.root={tmp_path}", "run.name=x"])
+    refuse_if_taken_over(run)
+    become(monkeypatch, "7.0")
+    with pytest.raises(TakenOverError, match=r"belongs to attempt 7\.1 now; this process is of attempt 7\.0"):
+        refuse_if_taken_over(run)
+    monkeypatch.delenv(attempt.ENVIRONMENT)
+    refuse_if_taken_over(run)
+
+
+def test_a_layout_that_does_not_divide_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    words = [TINY, f"run.root={tmp_path}", "cluster.nodes=3", "cluster.devices_per_node=1"]
+    with pytest.raises(ConfigError, match=r"3 ranks are no multiple of parallel.tensor 2"):
+        attempt.begin([*words, "parallel.tensor=2"])
+    with pytest.raises(ConfigError, match=r"train.global_batch 16 is not a multiple of"):
+        attempt.begin(words)
+    assert not list(tmp_path.iterdir())
+
+
+def report(folder: Path, host: str, torch: str = "2", faults: tuple[str, ...] = ()) -> None:
+    (folder / f"{host}.json").write_text(json.dumps({"faults": faults, "versions": {"torch": torch}, "seconds": 1}))
+
+
+def test_unfit_nodes(tmp_path: Path) -> None:
+    report(tmp_path, "n1")
+    report(tmp_path, "n2", faults=("device: RuntimeError: 7 of 8 GPUs are visible",))
+    report(tmp_path, "n3", torch="1")
+    report(tmp_path, "n4")
+    bad = attempt.unfit(tmp_path, ["n1", "n2", "n3", "n4", "n5"])
+    assert bad.keys() == {"n2", "n3", "n5"}
+    assert bad["n2"] == "device: RuntimeError: 7 of 8 GPUs are visible"
+    assert "has other packages than the 3 others" in bad["n3"]
+    assert bad["n5"] == "its pre-flight did not report"
+
+
+def test_the_command_prints_what_a_script_can_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(run / "attempts/7.0", "n1")
+    assert attempt.main(["unfit", str(run / "attempts/7.0"), "n1", "n2", "n3"]) == 0
+    assert capsys.readouterr().out == "n2,n3\n"
+    assert attempt.main(["end", str(run), "1", "0"]) == EXIT_AGAIN
+    assert attempt.main([]) == EXIT_USER

@@ -1,0 +1,81 @@
+"""`hitvideo slurm`: the script of a run, and what is refused before it is queued."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hitvideo.config import ConfigError
+from hitvideo.slurm import cluster_words, script, submit
+from tests.samples import ROOT
+
+SEVEN = ROOT / "yaml_configs/pretrain/7b.yaml"
+TOKENIZER = ROOT / "yaml_configs/pretrain_tokenizer/paper_4level.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm").glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_bash_and_say_how_to_start_them(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    text = path.read_text()
+    if text.startswith("#!"):
+        assert text.splitlines()[1].startswith(("# sbatch ", "# bash ")), "the first line after #! starts it"
+    if "#SBATCH" in text:
+        assert "--output=slurm/logs/" in text, "a folder that every checkout has"
+        assert "$0" not in text, "in a job that is a copy in Slurm's spool"
+
+
+def test_the_log_folder_is_in_every_checkout() -> None:
+    tracked = subprocess.run(["git", "ls-files", "slurm/logs"], cwd=ROOT, capture_output=True, text=True)
+    assert tracked.returncode or "slurm/logs/.gitignore" in tracked.stdout
+
+
+def test_the_script_of_a_run(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("cluster: {peak_tflops: 989, memory_gib: 80, slurm: {partition: big, time: '2-00:00:00', spares: 1}}\n")
+    text = script(SEVEN, [*cluster_words(site), "data.manifest=a b/manifest.json", "run.name=my-7b"], nodes=16)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    lines = text.splitlines()
+    for wanted in ("job-name=my-7b", "nodes=17", "gpus-per-node=8", "partition=big", "time=2-00:00:00", "signal=B:USR1@600"):
+        assert f"#SBATCH --{wanted}" in lines
+    assert not any("account" in line and line.startswith("#SBATCH") for line in lines), "what is not set is left out"
+    assert lines[-1].startswith(f"launch pretrain {SEVEN} cluster.peak_tflops=989")
+    assert "'data.manifest=a b/manifest.json'" in lines[-1], "the user's words are quoted for the shell"
+    assert "SPARES=1" in lines
+
+
+def test_a_tokenizer_run_has_its_program() -> None:
+    assert "launch pretrain.video_tokenizer" in script(TOKENIZER, ["data.video_shards=x"], nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "reason"),
+    [
+        (["cluster.memory_gib=1"], 16, r"needs .* GiB a device, the cluster's have 1.0; take more --nodes"),
+        (["train.setps=5"], 16, "unknown key 'train.setps'; did you mean 'train.steps'"),
+        ([], 3, "train.global_batch 512 is not a multiple of"),
+        (["parallel.tensor=3"], 16, "not divisible by parallel.tensor 3"),
+        (["cluster.slurm.partition='x;rm y'"], 16, "one word of letters"),
+    ],
+)
+def test_what_cannot_run_is_refused(words: list[str], nodes: int, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        script(SEVEN, words, nodes)
+
+
+def test_array_jobs_have_their_own_script() -> None:
+    with pytest.raises(ConfigError, match=r"is an array job: sbatch --array"):
+        script(ROOT / "yaml_configs/tokenize_shards/tiny.yaml", [], 1)
+
+
+def test_a_cluster_file_holds_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {steps: 1}\n")
+    with pytest.raises(ConfigError, match="a cluster file holds one section"):
+        cluster_words(tmp_path / "a.yaml")
+
+
+def test_submitting_elsewhere_than_from_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="submit from the checkout"):
+        submit("#!/bin/bash\n")

@@ -1,0 +1,32 @@
+"""Rank and meeting point from torchrun, from srun, and alone. What srun really sets is tested in tests/slurm."""
+
+from __future__ import annotations
+
+import pytest
+
+from hitvideo import world
+from hitvideo.world import rank_environment
+
+STEP = {
+    "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "n[2-3]",
+    "SLURM_JOB_ID": "70007",
+}  # fmt: skip
+
+
+def test_torchruns_word_counts() -> None:
+    assert rank_environment({**STEP, "RANK": "0"}) == {}
+
+
+def test_a_step_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "_first_host", lambda nodelist: {"n[2-3]": "n2"}[nodelist])
+    expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n2", "MASTER_PORT": "30007"}
+    assert rank_environment(STEP) == expected
+    assert rank_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1", "a site may know better"
+
+
+def test_alone() -> None:
+    """Also in a batch script, where SLURM_NTASKS and SLURM_PROCID are those of the job."""
+    for environment in ({}, {"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}):
+        found = rank_environment(environment)
+        assert (found["RANK"], found["WORLD_SIZE"], found["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+        assert int(found["MASTER_PORT"]) > 0
