@@ -11,6 +11,8 @@ prompt=${3:?PROMPT: what the video is to show}
 tokenizer=${4:-yaml_configs/pretrain_tokenizer/paper_4level.yaml}
 tokenize=${5:-yaml_configs/tokenize_shards/paper_4level.yaml}
 pretrain=${6:-yaml_configs/pretrain/7b.yaml}
+cd "$(dirname "$0")/.."
+[ -f .venv/bin/activate ] && source .venv/bin/activate
 read -ra options <<< "${SBATCH_OPTIONS:-}"
 
 run_of() { python -c 'import sys; from hitvideo import schema; print(schema.load(sys.argv[1], sys.argv[2:]).run.directory)' "$@"; }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hitvideo.hierarchy import Hierarchy, Level
+from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.sections import VideoTokenizerSection
 from hitvideo.tokenizer.conv import Carry
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
@@ -108,3 +109,33 @@ def test_peak_memory_is_flat_in_the_length(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+SHIPPED = ("paper_4level", "single_4x8x8", "single_8x8x8", "small_four_level", "tiny")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_shipped_preset_sees_the_future(name: str) -> None:
+    """Other frames from frame t + 1 on: every latent up to t, and every frame decoded from those, is the same bit for bit.
+
+    The presets' own levels, patches and numbers of steps and blocks; narrow, and with random weights everywhere.
+    """
+    run = load_as(VideoTokenizerRun, ROOT / f"yaml_configs/pretrain_tokenizer/{name}.yaml")
+    widths = (8,) * len(run.video_tokenizer.channels)
+    section = run.video_tokenizer.model_copy(update={"channels": widths, "latent_channels": 6})
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(section, run.hierarchy).eval()
+    for parameter in tokenizer.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    dt, side = run.hierarchy.finest.down[0], run.hierarchy.levels[0].down[1]
+    video, other = (torch.rand(1, 3, 4 * dt, side, side, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    with torch.no_grad():
+        latents = tokenizer.encoder(video)
+        decoded = tokenizer.decoder(latents)
+        for cells in (1, 2, 3):
+            changed = torch.cat((video[:, :, : cells * dt], other[:, :, cells * dt :]), dim=2)
+            seen = tokenizer.encoder(changed)
+            assert torch.equal(seen[:, :, :cells], latents[:, :, :cells])
+            assert not torch.equal(seen[:, :, cells:], latents[:, :, cells:])
+            assert torch.equal(tokenizer.decoder(seen)[:, :, : cells * dt], decoded[:, :, : cells * dt])
