@@ -286,8 +286,8 @@ class CheckpointSection(Section):
 class FaultsSection(Section):
     """What a run does when something goes wrong that nobody can mend while it runs."""
 
-    spike_sigmas: float = Field(6.0, gt=0)
-    """A step is skipped where its loss is not finite, or so many standard deviations above the mean …"""
+    spike_sigmas: float | None = Field(6.0, gt=0)
+    """A step is skipped where its loss is not finite, or (null: never) so many standard deviations above the mean …"""
     spike_window: int = Field(128, ge=8)
     """… of so many good steps before it; until there are that many, only losses that are not finite count."""
     patience: Positive = 5

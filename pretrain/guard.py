@@ -43,7 +43,7 @@ class Guard:
         """Why a step with this loss must not change the weights; None: it may."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
-        if len(self._losses) == self._losses.maxlen:
+        if self._faults.spike_sigmas and len(self._losses) == self._losses.maxlen:
             mean, sigma = statistics.fmean(self._losses), statistics.pstdev(self._losses)
             if loss > mean + self._faults.spike_sigmas * sigma:
                 return f"loss {loss:.4g} is above {mean:.4g} + {self._faults.spike_sigmas:g} × {sigma:.4g}"

@@ -47,6 +47,14 @@ def test_a_loss_is_bad_when_not_finite_or_far_above_the_last_ones(tmp_path: Path
     assert again.bad(3.01) == judge.bad(3.01), "what was seen is part of the checkpoint"
 
 
+def test_without_sigmas_only_what_is_not_finite_is_bad(tmp_path: Path) -> None:
+    judge = guard(tmp_path, spike_window=8, spike_sigmas=None)
+    for loss in (1, 2, 1, 2, 1, 2, 1, 2):
+        judge.good(loss)
+    assert judge.bad(1e9) is None
+    assert judge.bad(math.nan) == "loss is nan"
+
+
 def test_it_goes_back_after_several_in_a_row_and_gives_up_after_several_times(tmp_path: Path) -> None:
     judge = guard(tmp_path, patience=2, most_rollbacks=1)
     judge.skipped(4, "x", ["a"])
