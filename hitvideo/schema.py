@@ -65,6 +65,8 @@ class VideoTokenizerRun(BaseRun):
     data: ClipDataSection = ClipDataSection()
     limits: LimitsSection = LimitsSection()
     parallel: ParallelSection = ParallelSection(zero_stage=1)
+    faults: FaultsSection = FaultsSection(spike_sigmas=None)
+    """No spikes: a step's loss hangs on how many of its clips were drawn unquantised or with few levels."""
     train: TrainSection
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection
