@@ -84,7 +84,8 @@ class LossSection(Section):
     level_dropout: Fraction = 0.5
     """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
     unquantized_until: Fraction = 0.0
-    """The share of clips whose latents pass unquantised falls from 1 at a phase's start to 0 at this part of it."""
+    """Codes come in gradually: the share of clips that pass unquantised falls from 1 to 0 over this part of the first phase
+    that is quantised."""
 
 
 class PhaseSection(Section):
@@ -96,6 +97,8 @@ class PhaseSection(Section):
     """false: latents pass unquantised and the codes learn nothing: encoder and decoder come first."""
     levels: Positive | None = None
     """Only so many of the coarsest levels are used; null: all."""
+    level_dropout: Fraction | None = None
+    """null: loss.level_dropout. 0 in a last phase gives all levels together a little, and takes nothing from prefixes."""
     train: Literal["all", "decoder"] = "all"
     """decoder: encoder and quantiser keep their weights, so codes made before stay valid."""
     adversarial: bool = False

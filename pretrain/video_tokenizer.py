@@ -26,8 +26,8 @@ from hitvideo.run import RunDirectory, command_line, guarded
 from hitvideo.schema import VideoTokenizerRun, load_as
 from hitvideo.throughput import mfu
 from hitvideo.tokenizer.budget import training_flops_per_clip
-from hitvideo.tokenizer.losses import sample_prefix, unquantized_share
-from hitvideo.tokenizer.phases import place
+from hitvideo.tokenizer.losses import sample_prefix
+from hitvideo.tokenizer.phases import place, unquantized_share
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
 from pretrain.loop import Job, batches_of, learning_rate, opened, train
@@ -73,8 +73,9 @@ def make_job(
     def losses(video: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         here = place(settings.schedule, step)
         random = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
-        unquantized = unquantized_share(loss, here.progress) if here.phase.quantized else 1.0
-        prefix = sample_prefix(len(video), here.phase.levels or levels, loss.level_dropout, random, unquantized)
+        unquantized = unquantized_share(settings.schedule, here, loss.unquantized_until)
+        dropout = loss.level_dropout if here.phase.level_dropout is None else here.phase.level_dropout
+        prefix = sample_prefix(len(video), here.phase.levels or levels, dropout, random, unquantized)
         scalars = engine(video, prefix.to(video.device), step, here, perceptual)
         return {**scalars, "phase": torch.tensor(float(here.number), device=video.device)}
 

@@ -21,11 +21,6 @@ def entropy_weight(section: LossSection, step: int) -> float:
     return section.entropy * (section.entropy_boost + (1 - section.entropy_boost) * done)
 
 
-def unquantized_share(section: LossSection, progress: float) -> float:
-    """Share of clips that pass unquantised, for the part of the training that is done: 1 at 0, 0 from `unquantized_until`."""
-    return max(0.0, 1 - progress / section.unquantized_until) if section.unquantized_until else 0.0
-
-
 def distances(
     video: Tensor, target: Tensor, section: LossSection, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> dict[str, Tensor]:

@@ -39,3 +39,14 @@ def place(phases: Sequence[PhaseSection], step: int) -> Place:
             return Place(number, phase, step)
         step -= phase.steps
     return Place(len(phases) - 1, phases[-1], step)
+
+
+def unquantized_share(phases: Sequence[PhaseSection], here: Place, until: float) -> float:
+    """Share of clips whose latents pass unquantised: all of them before the first quantised phase, none after it.
+
+    Within that phase the share falls from 1 at its start to 0 at the part `until` of it.
+    """
+    first = next((number for number, phase in enumerate(phases) if phase.quantized), len(phases))
+    if here.number != first:
+        return float(here.number < first or not here.phase.quantized)
+    return max(0.0, 1 - here.progress / until) if until else 0.0

@@ -1,7 +1,7 @@
 """Which phase a step belongs to."""
 
 from hitvideo.sections import PhaseSection
-from hitvideo.tokenizer.phases import place
+from hitvideo.tokenizer.phases import place, unquantized_share
 
 PHASES = [PhaseSection(name=name, steps=steps) for name, steps in (("a", 3), ("b", 1), ("c", 4))]
 
@@ -14,3 +14,10 @@ def test_every_step_has_its_place() -> None:
 
 def test_beyond_the_end_is_the_last_phase() -> None:
     assert place(PHASES, 9).phase.name == "c"
+
+
+def test_codes_come_in_gradually_in_the_first_quantised_phase() -> None:
+    phases = [PhaseSection(name="pixels", steps=2, quantized=False), PHASES[2], PHASES[2]]
+    shares = [unquantized_share(phases, place(phases, step), 0.5) for step in range(10)]
+    assert shares == [1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0]
+    assert unquantized_share(PHASES, place(PHASES, 0), 0.0) == 0
