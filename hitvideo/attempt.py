@@ -137,7 +137,7 @@ def end(run: Path, code: int, asked: bool) -> int:
     if not asked and before and before[-1]["checkpoint"] == this["checkpoint"]:
         _say(f"two attempts without a new checkpoint (still {this['checkpoint'] or 'none'}): not requeued")
         return EXIT_FAULT
-    _say("stopped on request: requeued" if asked else f"ended with code {code}: requeued")
+    _say("told to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
     return EXIT_AGAIN
 
 
