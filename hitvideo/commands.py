@@ -219,9 +219,9 @@ def data_text_tokenizer(words: argparse.Namespace) -> None:
     from hitvideo.text import TextTokenizer
 
     dataset = TokenDataset(words.manifest)
-    text = TextTokenizer.train((sample.caption for sample in dataset), words.vocab_size)
+    text = TextTokenizer.train(dataset.captions(), words.vocab_size)
     text.save(words.out)
-    print(f"{words.out}: {text.size} pieces from {len(dataset)} captions")
+    print(f"{words.out}: {text.size} pieces from the captions of {len(dataset)} samples")
 
 
 def data_verify(words: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 from hitvideo import config
 from hitvideo.config import ConfigError, Section
 from hitvideo.data import ShardError
-from hitvideo.data.token_shards import TokenDataset, parse_sample, sha256, shard_paths
+from hitvideo.data.token_format import parse_sample, sha256, shard_paths
+from hitvideo.data.token_shards import TokenDataset
 from hitvideo.hierarchy import Clip, Hierarchy
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece", "mlflow", "av", "flash-attn", "apex")

@@ -155,11 +155,23 @@ class TokenizeDataSection(Section):
     """Clips encoded at a time."""
 
 
+class BlendPart(Section):
+    """One dataset of several."""
+
+    manifest: str
+    weight: float = Field(gt=0)
+    """Its share of the samples drawn, beside the others' weights; small datasets are repeated sooner."""
+
+
 class TokenDataSection(Section):
     """Token shards as the input of pretraining."""
 
     manifest: str | None = None
     """manifest.json of a finished tokenization."""
+    blend: tuple[BlendPart, ...] = ()
+    """Several datasets, drawn by weight; instead of `manifest`."""
+    workers: int = Field(1, ge=0)
+    """Threads that read ahead, per rank; 0: none. They change no batch."""
     validation_samples: int = Field(64, ge=0)
     """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
     caption_dropout: Fraction = 0.1

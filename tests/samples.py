@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hitvideo import config
-from hitvideo.data.token_shards import TokenSample, commit, shard_paths, write_manifest
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.hierarchy import Clip, Hierarchy
 
 ROOT = Path(__file__).resolve().parents[1]

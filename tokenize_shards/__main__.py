@@ -21,7 +21,8 @@ import torch
 from tqdm import tqdm
 
 from hitvideo.config import ConfigError, needed
-from hitvideo.data.token_shards import locked, shard_paths, write_manifest
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.token_format import locked, shard_paths
 from hitvideo.data.video_shards import list_shards, scan
 from hitvideo.run import EXIT_DONE, command_line, guarded
 from hitvideo.schema import TokenizeRun, load_as

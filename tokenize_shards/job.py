@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hitvideo import config
-from hitvideo.data.token_shards import TokenSample, commit, shard_paths
+from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.data.video_shards import VideoMember, VideoSample, read, scan
 from hitvideo.hierarchy import Clip
 from hitvideo.schema import TokenizeRun

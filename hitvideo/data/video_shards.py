@@ -20,8 +20,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import webdataset
-
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
 from hitvideo.video import VideoError
@@ -93,6 +91,8 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
 
     A shard has its name only when it is whole. Raises ConfigError where `out` holds tars already.
     """
+    import webdataset  # here: it imports torch, which reading does not need
+
     if per_shard < 1:
         raise ConfigError(f"per_shard is the number of samples in a video shard, at least 1; got {per_shard}")
     if any(out.glob("*.tar")):
