@@ -86,7 +86,7 @@ class SequenceLayout:
 
     @cached_property
     def _sub_codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How a cell's index becomes ids, for each column: shift, mask and offset, (width, cells); a spare column gives NONE."""
+        """How a cell's index becomes ids: shift, mask and offset, each (width, cells); a spare column gives NONE."""
         tables = np.zeros((3, self.vocab.width, len(self.grids)), dtype=np.int64)
         tables[2] = NONE
         for level, blocks in enumerate(self.vocab.blocks):

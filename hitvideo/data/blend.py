@@ -101,7 +101,8 @@ class Blend:
         if empty := [str(dataset.path) for dataset in self.datasets if not len(dataset)]:
             raise ConfigError(f"data.blend: {empty[0]} holds no sample; leave it out")
         self.grids, self.tokens = self.datasets[0].grids, self.datasets[0].tokens
-        self.digest = config.fingerprint({"digests": [d.digest for d in self.datasets], "weights": self.weights, "held_out": held_out})
+        parts = [dataset.digest for dataset in self.datasets]
+        self.digest = config.fingerprint({"parts": parts, "weights": self.weights, "held_out": held_out})
         sizes = [len(dataset) for dataset in self.datasets]
         held_out = min(held_out, sum(sizes) // 2)
         tails = [held_out * size // sum(sizes) for size in sizes]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -104,13 +105,17 @@ def open_pack(path: Path) -> Pack:
     first = _aligned(_PREFIX.size + length + len(table))
     if size != first + samples * INDEX_DTYPE.itemsize:
         raise ShardError(f"{path}: {size} bytes, its header says {first + samples * INDEX_DTYPE.itemsize}")
-    if hashlib.sha256(table).hexdigest() != layout["table_sha256"] or np.dtype(list(map(tuple, layout["entry"]))) != INDEX_DTYPE:
+    same_entry = np.dtype([tuple(field) for field in layout["entry"]]) == INDEX_DTYPE
+    if not same_entry or hashlib.sha256(table).hexdigest() != layout["table_sha256"]:
         raise ShardError(f"{path}: damaged: the table of shards is not what its checksum says")
     starts = np.frombuffer(table, np.uint64, buckets * (shards + 1)).reshape(buckets, shards + 1)
     stems = np.frombuffer(table, f"S{layout['stem_bytes']}", shards, starts_bytes)
     entries: npt.NDArray[Any] = np.zeros(0, INDEX_DTYPE)
     if samples:
-        entries = np.memmap(path, INDEX_DTYPE, "r", first, (samples,)).view(np.ndarray)
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # a batch wants a few pages here and there; reading ahead would fetch megabytes
+        entries = np.frombuffer(mapped, INDEX_DTYPE, samples, first)
     return Pack(header["manifest"], starts, stems, entries)
 
 

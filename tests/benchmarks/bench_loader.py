@@ -33,7 +33,7 @@ from hitvideo.data.token_shards import TokenDataset, choose_caption
 
 GRIDS = ((1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16))  # the paper's: 3,264 tokens
 TOKENS = sum(int(np.prod(grid)) for grid in GRIDS)
-PER_SHARD, MICRO, BLOCK, ROUNDS = 1000, 8, 256, 5
+PER_SHARD, GLOBAL, MICRO, BLOCK, ROUNDS = 1000, 256, 8, 256, 5
 
 Batch = tuple[torch.Tensor, list[str]]
 
@@ -86,10 +86,17 @@ def write_litdata(out: Path, samples: int) -> bool:
     return True
 
 
+def micro_batches(samples: int) -> Iterator[np.ndarray]:
+    """Sample numbers, in the order of a run on one rank."""
+    order = Order(samples, 0, BLOCK)
+    for start in range(0, samples, GLOBAL):
+        yield from order(np.arange(start, start + GLOBAL)).reshape(-1, MICRO)
+
+
 def ours(manifest: Path, samples: int) -> Iterator[Batch]:
-    data, order = TokenDataset(manifest), Order(samples, 0, BLOCK)
-    for start in range(0, samples, MICRO):
-        rows = data.read(order(np.arange(start, start + MICRO)))
+    data = TokenDataset(manifest)
+    for numbers in micro_batches(samples):
+        rows = data.read(numbers)
         assert not rows.damaged
         yield torch.from_numpy(rows.codes), [choose_caption(text, 0.0) for text in rows.captions]
 
@@ -98,10 +105,10 @@ def megatron(folder: Path, samples: int) -> Iterator[Batch]:
     codes = np.memmap(folder / "codes.bin", mode="r", order="C")
     text = np.memmap(folder / "text.bin", mode="r", order="C")
     ends = np.load(folder / "idx.npy", mmap_mode="r")
-    views, order = (memoryview(codes), memoryview(text)), Order(samples, 0, BLOCK)
-    for start in range(0, samples, MICRO):
+    views = memoryview(codes), memoryview(text)
+    for numbers in micro_batches(samples):
         rows, captions = [], []
-        for number in order(np.arange(start, start + MICRO)):  # as GPTDataset: an array per sample, then collate
+        for number in numbers:  # as GPTDataset: an array per sample, then collate
             (code_start, text_start), (code_end, text_end) = ends[number], ends[number + 1]
             row = np.frombuffer(views[0], np.uint16, (code_end - code_start) // 2, code_start)
             rows.append(torch.from_numpy(row.astype(np.int64)))
@@ -121,9 +128,9 @@ def plain_webdataset(folder: Path, _samples: int) -> Iterator[Batch]:
 def litdata(folder: Path, samples: int) -> Iterator[Batch]:
     from litdata import StreamingDataset
 
-    data, order = StreamingDataset(str(folder)), Order(samples, 0, BLOCK)
-    for start in range(0, samples, MICRO):
-        items = [data[int(number)] for number in order(np.arange(start, start + MICRO))]
+    data = StreamingDataset(str(folder))
+    for numbers in micro_batches(samples):
+        items = [data[int(number)] for number in numbers]
         yield torch.stack([torch.from_numpy(item["codes"].astype(np.int64)) for item in items]), [i["caption"] for i in items]
 
 
