@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from hitvideo import config
@@ -64,8 +65,15 @@ def show_plan(words: argparse.Namespace) -> None:
 
 
 def inspect(words: argparse.Namespace) -> None:
-    from hitvideo.inspection import describe
+    from hitvideo.inspection import decode_sample, describe
 
+    if words.decode:
+        from hitvideo.video import contact_sheet
+
+        out = words.out or Path(f"{Path(words.decode).name}.png")
+        contact_sheet(decode_sample(words.file, words.decode, words.weights), out)
+        print(f"{out}: with 1, 2, … levels, one row each")
+        return
     figures = describe(words.file)
     if words.json:
         print(json.dumps(figures))
@@ -225,10 +233,11 @@ def data_text_tokenizer(words: argparse.Namespace) -> None:
 
 
 def data_verify(words: argparse.Namespace) -> int:
-    from hitvideo.inspection import verify
+    from hitvideo.data.verify import verify
 
-    faults = verify(words.manifest)
-    for fault in faults:
+    faults = 0
+    for fault in verify(words.manifest):
+        faults += 1
         print(fault, file=sys.stderr)
-    print(f"{words.manifest}: " + (f"{len(faults)} faults" if faults else "every receipt, checksum and sample is as it says"))
+    print(f"{words.manifest}: " + (f"{faults} faults" if faults else "every receipt, checksum and sample is as it says"))
     return 1 if faults else 0

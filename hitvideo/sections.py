@@ -146,15 +146,6 @@ class ClipDataSection(Section):
     """Decoding threads beside the training one; 0 and 1 are the same."""
 
 
-class TokenizeDataSection(Section):
-    video_shards: str | None = None
-    """A folder of video shards, or a glob of .tar files."""
-    out: str | None = None
-    """Directory for token shards, receipts and manifest.json."""
-    batch: Positive = 16
-    """Clips encoded at a time."""
-
-
 class BlendPart(Section):
     """One dataset of several."""
 
@@ -256,10 +247,3 @@ class ClusterSection(Section):
 class TrainedTokenizerSection(Section):
     weights: str | None = None
     """The `weights` directory of a video tokenizer's run."""
-
-
-class TaskSection(Section):
-    """Which part of the job this process does; null: SLURM_ARRAY_TASK_ID / _COUNT, else all of it."""
-
-    index: int | None = Field(None, ge=0)
-    count: Positive | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from hitvideo import config
 from hitvideo.data.order import uniform
+from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
 from hitvideo.sections import LimitsSection
@@ -22,15 +22,15 @@ _START_SALT = 0x57A7
 class ClipSource:
     """Random access to the clips of video shards, decoded when they are asked for."""
 
-    def __init__(self, shards: Sequence[Path], clip: Clip, limits: LimitsSection, random_start: bool = False) -> None:
+    def __init__(self, shards: Sequence[Shard], clip: Clip, limits: LimitsSection, random_start: bool = False) -> None:
         """`random_start`: cut anywhere in the video, as a function of the position; else at its start."""
         self.clip = clip
         self.limits = limits
         self.random_start = random_start
-        self._members: list[tuple[Path, VideoMember]] = [
+        self._members: list[tuple[Shard, VideoMember]] = [
             (shard, member) for shard in shards for member in scan(shard).samples
         ]
-        self.digest = config.fingerprint({shard.name: shard.stat().st_size for shard in shards})
+        self.digest = config.fingerprint({shard.name: byte_size(shard) for shard in shards})
 
     def still(self) -> ClipSource:
         """The same clips, all cut at their videos' start: what validation wants."""

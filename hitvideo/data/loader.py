@@ -27,7 +27,7 @@ from hitvideo.data.order import Order, uniform
 from hitvideo.data.token_shards import Integers, TokenDataset, choose_caption
 from hitvideo.sequence import SequenceLayout
 from hitvideo.text import TextTokenizer
-from hitvideo.video import VideoError
+from hitvideo.video_error import VideoError
 
 log = logging.getLogger(__name__)
 _STEPS_AHEAD = 2
