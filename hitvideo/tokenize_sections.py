@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
 from hitvideo.hierarchy import Clip
 from hitvideo.sections import Fraction, Positive
 
@@ -26,7 +26,7 @@ class TokenizeDataSection(Section):
     clips_per_video: Positive = 1
     """At most so many clips are cut out of one video, in one pass."""
     clip_stride: float | None = Field(None, gt=0)
-    """Seconds from a clip's start to the next one's; null: one follows right after the other."""
+    """Seconds from a clip's start to the next one's, at least a clip's length; null: one follows right after the other."""
     batch: Positive = 16
     """Clips encoded at a time."""
     chunk: Positive | None = None
@@ -38,18 +38,11 @@ class TokenizeDataSection(Section):
     agreement: Fraction = 0.9
     """Least share of a golden clip's bits that must equal fp32 on the CPU; below, the device or its libraries are wrong."""
     workers: int | None = Field(None, ge=0)
-    """Decoding processes; null: one less than there are cores, at least one. 0: decode in this process, without the two limits."""
+    """Decoding processes; null: one less than there are cores, at least one. 0: decode in this process, without limits."""
     decode_seconds: float = Field(120.0, gt=0)
     """Longest time for one video, before its worker is ended and the video rejected."""
     decode_gib: float = Field(4.0, gt=0)
     """Most memory of one worker."""
-
-    @model_validator(mode="after")
-    def _check(self) -> TokenizeDataSection:
-        longest = max((clip.frames / clip.fps for clip in self.buckets), default=0.0)
-        if self.clip_stride and self.clip_stride < longest:
-            raise ConfigError(f"clip_stride {self.clip_stride:g} s is shorter than a clip of {longest:g} s; clips must not overlap")
-        return self
 
 
 class TaskSection(Section):

@@ -78,8 +78,7 @@ def upright_aspect(source: bytes | Path, name: str, limits: LimitsSection) -> fl
 
 def decode_clip(source: bytes | Path, clip: Clip, limits: LimitsSection, start: float = 0.0, name: str = "") -> Frames:
     """Cut one clip out of a video, covering H×W: uint8 (T, H, W, 3); see `decode_clips`."""
-    first: Frames = decode_clips(source, clip, limits, [start], name)[0]
-    return first
+    return decode_clips(source, clip, limits, [start], name).reshape(*clip.extent, 3)
 
 
 def decode_clips(
@@ -126,7 +125,7 @@ def _within_limits(source: bytes | Path, limits: LimitsSection, label: str) -> I
 
 def _sample(
     container: Any, stream: Any, clip: Clip, starts: Sequence[float], limits: LimitsSection, label: str, fit: Fit
-) -> Frames:  # (n, T, H, W, 3)
+) -> Frames:
     tick = Fraction(stream.time_base)
     tolerance = min(float(tick) / 2, LARGEST_TICK_ERROR) + 1e-6
     times = [start + k / clip.fps for start in starts for k in range(clip.frames)]

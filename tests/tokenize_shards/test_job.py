@@ -5,62 +5,26 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hitvideo import config
 from hitvideo.config import ConfigError
-from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.token_format import sha256
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import list_shards, read, scan
-from hitvideo.sections import LimitsSection, VideoTokenizerSection
+from hitvideo.sections import LimitsSection
 from hitvideo.tokenize_sections import TaskSection
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer, fingerprint, load
+from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from hitvideo.video import decode_clip, encode_mp4, to_unit
-from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
+from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
 from tokenize_shards.__main__ import main, which_task
 from tokenize_shards.leases import plan
-
-TINY = str(ROOT / "yaml_configs/tokenize_shards/tiny.yaml")
-CLIPS, PER_SHARD = 14, 4
-
-
-def save_tokenizer(out: Path, seed: int) -> Path:
-    """Untrained: its codes are as good as any for bookkeeping."""
-    hierarchy, clip = tiny_hierarchy()
-    part = config.resolve(ROOT / "yaml_configs/parts/video_tokenizer/tiny.yaml")["video_tokenizer"]
-    torch.manual_seed(seed)
-    VideoTokenizer(VideoTokenizerSection(**{**part, "channels": (8, 12, 16)}), hierarchy).eval().save(out, clip)
-    return out
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tokenizer(tmp_path_factory.mktemp("weights"), 0)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("videos")
-    write_moving_shapes(out, CLIPS, 0, tiny_hierarchy()[1], "mixed", PER_SHARD)
-    return out
-
-
-def words(weights: Path, videos: Path, out: Path, *more: str) -> list[str]:
-    quick = ["data.workers=0", "tracking.enabled=false", f"run.root={out.parent / 'runs'}"]
-    return [TINY, f"video_tokenizer.weights={weights}", f"data.video_shards={videos}", f"data.out={out}", *quick, *more]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +32,6 @@ def undisturbed(weights: Path, videos: Path, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("tokens")
     assert main(words(weights, videos, out)) == 0
     return out
-
-
-def content(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if not path.name.startswith(".")}
 
 
 def receipt_of(out: Path, stem: str) -> dict[str, object]:
@@ -282,40 +242,3 @@ def test_another_tokenizers_receipts_are_refused(weights: Path, videos: Path, tm
 def test_what_is_not_set_is_named(weights: Path, videos: Path, tmp_path: Path, missing: str) -> None:
     with pytest.raises(ConfigError, match=f"'{missing}' is not set"):
         main(words(weights, videos, tmp_path, f"{missing}=null"))
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment(weights: Path, tmp_path: Path) -> None:
-    """SIGKILL up to nine times, after a few more commits each and a random moment; then once to the end."""
-    clip, videos, out, quiet = tiny_hierarchy()[1], tmp_path / "videos", tmp_path / "out", tmp_path / "undisturbed"
-    write_moving_shapes(videos, 150, 1, clip, "mixed", 1)  # small shards: many commits to be killed in
-    assert main(words(weights, videos, quiet)) == 0
-    out.mkdir()
-    command = [sys.executable, "-m", "tokenize_shards", *words(weights, videos, out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rng = random.Random(0)
-
-    def receipts() -> int:
-        return len(list(out.glob("*.receipt.json")))
-
-    kills = 0
-    while kills < 9 and receipts() < 130:  # a busy machine may see the kill late: never mind how far each came
-        with (tmp_path / "stderr").open("w") as errors:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
-        goal = receipts() + rng.randrange(0, 5)
-        while receipts() < goal:
-            assert process.poll() is None, (tmp_path / "stderr").read_text()
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.08))
-        process.kill()
-        if process.wait() != -signal.SIGKILL:
-            break
-        kills += 1
-        for stem in {path.name.partition(".")[0] for path in out.glob("*.receipt.json")}:
-            receipt = receipt_of(out, stem)  # at every moment, a receipt that is there is true
-            assert receipt["tar_sha256"] == sha256(out / f"{stem}.tar")
-            assert receipt["index_sha256"] == sha256(out / f"{stem}.index.npy")
-    assert kills >= 3
-    assert receipts() > 0
-    assert subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, check=False).returncode == 0
-    assert content(out) == content(quiet)
