@@ -40,7 +40,7 @@ class Encoder:
         self.recipe = Recipe(buckets, fit, data.clips_per_video, data.clip_stride, settings.limits)
         longest = max(clip.frames / clip.fps for clip in buckets)
         if data.clip_stride and data.clip_stride < longest:
-            raise ConfigError(f"data.clip_stride {data.clip_stride:g} s is less than a clip's {longest:g}; clips must not overlap")
+            raise ConfigError(f"data.clip_stride {data.clip_stride:g} s is less than a clip's {longest:g}; clips would overlap")
         self.grids = [self.tokenizer.hierarchy.grids(clip.extent) for clip in buckets]
         wanted = data.dtype if data.dtype != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]

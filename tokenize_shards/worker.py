@@ -9,6 +9,7 @@ refused it. When the parent is gone, stdin ends, and so does the worker.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -48,11 +49,15 @@ def main(seconds: float, gib: float) -> None:
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints goes to the log, not between two messages
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        serve(requests, replies, seconds)
+    os._exit(0)  # nothing is left to flush
+
+
+def serve(requests: IO[bytes], replies: IO[bytes], seconds: float) -> None:
+    """Answer requests until there are no more."""
     while True:
-        try:
-            request = receive(requests)
-        except EOFError:
-            return
+        request = receive(requests)
         start = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:

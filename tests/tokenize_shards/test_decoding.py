@@ -15,7 +15,7 @@ import pytest
 from hitvideo.data.video_shards import VideoSample, list_shards, scan, write_shards
 from hitvideo.hierarchy import Clip
 from hitvideo.sections import LimitsSection
-from hitvideo.video import encode_mp4
+from hitvideo.video import contact_sheet, encode_mp4
 from hitvideo.video_error import VideoError
 from tests.conftest import ROOT
 from tokenize_shards.decoding import DecodingPool
@@ -69,32 +69,38 @@ def test_a_killed_worker_is_replaced(shard: Path) -> None:
 
 
 def test_what_takes_too_long(tmp_path: Path) -> None:
-    long = encode_mp4(np.random.default_rng(0).integers(0, 255, (40, 640, 960, 3), dtype=np.uint8), 8)
+    long = encode_mp4(np.random.default_rng(0).integers(0, 255, (24, 480, 640, 3), dtype=np.uint8), 8)
     short = encode_mp4(np.zeros((8, 32, 32, 3), np.uint8), 8)
     shard = shard_of(tmp_path, short, long, short)
-    recipe = Recipe((Clip(frames=40, height=640, width=960, fps=8), CLIP), "cover", 1, None, LimitsSection())
-    with DecodingPool(1, 0.15, 4) as pool:
+    recipe = Recipe((Clip(frames=24, height=480, width=640, fps=8), CLIP), "cover", 1, None, LimitsSection())
+    with DecodingPool(1, 0.1, 4) as pool:
         first, hanging, last = (pool.submit(shard, member, recipe) for member in scan(shard).samples)
-        with pytest.raises(VideoError, match=r"k1: not decoded within the worker's 0\.15 s of time and 4 GiB") as caught:
+        with pytest.raises(VideoError, match=r"k1: not decoded within the worker's 0\.1 s of time and 4 GiB") as caught:
             hanging.result()
         assert caught.value.reason == "time_limit"
         assert first.result().bucket == last.result().bucket == 1
 
 
 def test_what_needs_too_much_memory(tmp_path: Path) -> None:
-    huge = encode_mp4(np.zeros((2, 4320, 7680, 3), np.uint8), 8, crf=51)
-    short = encode_mp4(np.zeros((8, 32, 32, 3), np.uint8), 8)
-    shard = shard_of(tmp_path, huge, short)
-    with DecodingPool(1, 60, 0.6) as pool:
-        greedy, modest = (pool.submit(shard, member, RECIPE) for member in scan(shard).samples)
+    """A picture of 98 MB in a file of a few kilobytes, within the limit on pixels."""
+    contact_sheet([np.zeros((1, 4290, 7670, 3), np.uint8)], tmp_path / "huge.png")
+    contact_sheet([np.zeros((1, 30, 30, 3), np.uint8)], tmp_path / "small.png")
+    pictures = [
+        VideoSample(name, (tmp_path / f"{name}.png").read_bytes(), "png", {"caption": "grey"}) for name in ("huge", "small")
+    ]
+    shard = write_shards(pictures, tmp_path / "shards", 10)[0]
+    recipe = Recipe((Clip(frames=1, height=32, width=32, fps=8),), "cover", 1, None, LimitsSection())
+    with DecodingPool(1, 60, 0.3) as pool:
+        greedy, modest = (pool.submit(shard, member, recipe) for member in scan(shard).samples)
         with pytest.raises(VideoError) as caught:
             greedy.result()
         assert caught.value.reason in ("memory_limit", "crashed")
-        assert modest.result().clips.shape == (1, 4, 32, 32, 3)
+        assert modest.result().clips.shape == (1, 1, 32, 32, 3)
+    assert decode_member(shard, scan(shard).samples[0], recipe).clips.shape == (1, 1, 32, 32, 3), "without the limit it is fine"
 
 
 def test_a_worker_that_cannot_live(shard: Path) -> None:
-    with DecodingPool(1, 60, 0.02) as pool, pytest.raises(VideoError, match="worker died with code") as caught:
+    with DecodingPool(1, 60, -1) as pool, pytest.raises(VideoError, match="worker died with code") as caught:
         pool.submit(shard, scan(shard).samples[0], RECIPE).result()
     assert caught.value.reason == "crashed"
 
