@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     p = _add(commands, "inspect", do.inspect, "figures of a hierarchy YAML, a manifest.json, a token shard or a video shard")
     p.add_argument("file", type=Path)
     p.add_argument("--json", action="store_true")
+    p.add_argument("--decode", metavar="KEY", help="of a token shard: draw this sample, level by level, as a contact sheet")
+    p.add_argument("--out", type=Path, help="FILE.png of --decode; default: KEY.png")
+    p.add_argument("--weights", type=Path, help="the video tokenizer's, if they have moved since tokenizing")
 
     p = _add(commands, "doctor", do.doctor, "versions, devices and which fast paths are live, with the reason where one is not")
     p.add_argument("--json", action="store_true")

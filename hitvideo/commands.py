@@ -75,8 +75,15 @@ def export(words: argparse.Namespace) -> None:
 
 
 def inspect(words: argparse.Namespace) -> None:
-    from hitvideo.inspection import describe
+    from hitvideo.inspection import decode_sample, describe
 
+    if words.decode:
+        from hitvideo.video import contact_sheet
+
+        out = words.out or Path(f"{Path(words.decode).name}.png")
+        contact_sheet(decode_sample(words.file, words.decode, words.weights), out)
+        print(f"{out}: with 1, 2, … levels, one row each")
+        return
     figures = describe(words.file)
     if words.json:
         print(json.dumps(figures))
@@ -248,16 +255,17 @@ def data_text_tokenizer(words: argparse.Namespace) -> None:
     from hitvideo.text import TextTokenizer
 
     dataset = TokenDataset(words.manifest)
-    text = TextTokenizer.train((sample.caption for sample in dataset), words.vocab_size)
+    text = TextTokenizer.train(dataset.captions(), words.vocab_size)
     text.save(words.out)
-    print(f"{words.out}: {text.size} pieces from {len(dataset)} captions")
+    print(f"{words.out}: {text.size} pieces from the captions of {len(dataset)} samples")
 
 
 def data_verify(words: argparse.Namespace) -> int:
-    from hitvideo.inspection import verify
+    from hitvideo.data.verify import verify
 
-    faults = verify(words.manifest)
-    for fault in faults:
+    faults = 0
+    for fault in verify(words.manifest):
+        faults += 1
         print(fault, file=sys.stderr)
-    print(f"{words.manifest}: " + (f"{len(faults)} faults" if faults else "every receipt, checksum and sample is as it says"))
+    print(f"{words.manifest}: " + (f"{faults} faults" if faults else "every receipt, checksum and sample is as it says"))
     return 1 if faults else 0

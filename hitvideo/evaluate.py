@@ -29,7 +29,8 @@ from hitvideo.llm.sampling import Sampling
 from hitvideo.metrics import frechet_distance, psnr, ssim
 from hitvideo.tokenizer.lpips import LPIPS
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.video import Frames, VideoError, contact_sheet, to_uint8, to_unit
+from hitvideo.video import Frames, contact_sheet, to_uint8, to_unit
+from hitvideo.video_error import VideoError
 
 log = logging.getLogger(__name__)
 _DEAD = 0.1

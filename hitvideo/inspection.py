@@ -1,9 +1,11 @@
-"""Looking at files and at the machine: `hitvideo inspect`, `hitvideo data verify`, `hitvideo doctor`."""
+"""Looking at files and at the machine: `hitvideo inspect` and `hitvideo doctor`."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import numpy as np
 
 from hitvideo import config
 from hitvideo.config import ConfigError, Section
-from hitvideo.data import ShardError
-from hitvideo.data.token_shards import TokenDataset, parse_sample, sha256, shard_paths
+from hitvideo.data.manifest import MANIFEST
+from hitvideo.data.token_format import TokenSample, parse_sample, shard_paths
+from hitvideo.data.token_shards import TokenDataset
 from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.video import Frames, to_uint8
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece", "mlflow", "av", "flash-attn", "apex")
 
@@ -34,30 +38,35 @@ def describe(path: Path) -> dict[str, Any]:
         part = config.build(HierarchyFile, content, str(path))
         return part.hierarchy.describe(part.video.extent)
     if path.suffix == ".json":
-        return _describe_manifest(TokenDataset(path))
+        return _describe_manifest(path)
     if path.suffix == ".tar":
         is_token_shard = shard_paths(path.parent, path.stem)[1].is_file()
         return _describe_token_shard(path) if is_token_shard else _describe_video_shard(path)
     raise ConfigError(f"{path}: give a hierarchy .yaml, a manifest .json, or a shard .tar")
 
 
-def _describe_manifest(dataset: TokenDataset) -> dict[str, Any]:
-    manifest = dataset.manifest
+def _describe_manifest(path: Path) -> dict[str, Any]:
+    manifest = TokenDataset(path).manifest  # of the pack: refuses what is none
     kept = ("samples_in", "samples_out", "rejected", "digest", "grids", "video_tokenizer")
-    rows = [{name: shard[name] for name in ("stem", "samples_out", "rejected")} for shard in manifest["shards"]]
+    shards = json.loads(path.read_text())["shards"]
+    rows = [{name: shard[name] for name in ("stem", "samples_out", "rejected")} for shard in shards]
     return {**{name: manifest[name] for name in kept}, "samples": rows}
 
 
 def _describe_token_shard(path: Path) -> dict[str, Any]:
+    rows = [
+        {"key": sample.key, "grids": [list(indices.shape) for indices in sample.codes], "caption": sample.caption}
+        for sample in _token_samples(path)
+    ]
+    return {"kind": "token shard", "count": len(rows), "samples": rows}
+
+
+def _token_samples(path: Path) -> Iterator[TokenSample]:
     index = np.load(shard_paths(path.parent, path.stem)[1], allow_pickle=False)
-    rows = []
     with path.open("rb") as file:
         for entry in index:
             file.seek(int(entry["offset"]))
-            sample = parse_sample(file.read(int(entry["length"])))
-            grids = [list(indices.shape) for indices in sample.codes]
-            rows.append({"key": sample.key, "grids": grids, "caption": sample.caption})
-    return {"kind": "token shard", "count": len(rows), "samples": rows}
+            yield parse_sample(file.read(int(entry["length"])), int(entry["bucket"]))
 
 
 def _describe_video_shard(path: Path) -> dict[str, Any]:
@@ -70,28 +79,29 @@ def _describe_video_shard(path: Path) -> dict[str, Any]:
     return {"kind": "video shard", "count": len(rows), "bad": listing.bad, "truncated": listing.truncated, "samples": rows}
 
 
-def verify(manifest: Path) -> list[str]:
-    """Every lie in a dataset, one line each: checksums of tar and index, counts that add up, every sample's crc32."""
-    try:
-        dataset = TokenDataset(manifest)
-    except ShardError as error:
-        return [str(error)]
-    faults = []
-    for receipt in dataset.manifest["shards"]:
-        tar, index, _ = shard_paths(dataset.path.parent, receipt["stem"])
-        for path, expected in ((tar, receipt["tar_sha256"]), (index, receipt["index_sha256"])):
-            if not path.is_file():
-                faults.append(f"{path}: missing")
-            elif sha256(path) != expected:
-                faults.append(f"{path}: its sha256 is not the receipt's")
-        if receipt["samples_in"] != receipt["samples_out"] + receipt["rejected"]:
-            faults.append(f"{tar}: {receipt['samples_in']} in ≠ {receipt['samples_out']} out + {receipt['rejected']} rejected")
-    for number in range(len(dataset)):
-        try:
-            dataset[number]
-        except (ShardError, OSError) as error:
-            faults.append(str(error))
-    return faults
+def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Frames]:
+    """A token shard's sample as video, from 1, 2, … all of its levels: each (T, H, W, 3).
+
+    `weights`: the video tokenizer's, where the manifest beside the shard does not name it any more. Raises ConfigError.
+    """
+    import torch
+
+    from hitvideo.tokenizer.video_tokenizer import fingerprint, load
+
+    sample = next((sample for sample in _token_samples(shard) if sample.key == key), None)
+    if sample is None:
+        raise ConfigError(f"{shard}: no sample of the key '{key}'; `hitvideo inspect {shard}` lists them")
+    if not shard.with_name(MANIFEST).is_file():
+        raise ConfigError(f"{shard}: there is no {MANIFEST} beside it to tell its video tokenizer; finish tokenizing first")
+    manifest = TokenDataset(shard.with_name(MANIFEST)).manifest
+    known = manifest["video_tokenizer"]
+    weights = weights or Path(known["weights"])
+    if fingerprint(weights) != known["fingerprint"]:
+        raise ConfigError(f"{weights} is another video tokenizer than {shard} was made with; give --weights DIR")
+    tokenizer, _ = load(weights)
+    codes = [torch.from_numpy(indices.astype(np.int64))[None] for indices in sample.codes]
+    frames = manifest["buckets"][sample.bucket]["video"]["frames"]
+    return [to_uint8(tokenizer.decode(codes[:k], frames)[0].numpy()) for k in range(1, len(codes) + 1)]
 
 
 def doctor() -> dict[str, str]:

@@ -30,15 +30,14 @@ from hitvideo.sections import (
     ParallelSection,
     PhaseSection,
     RunSection,
-    TaskSection,
     TextSection,
     TokenDataSection,
-    TokenizeDataSection,
     TrackingSection,
     TrainedTokenizerSection,
     TrainSection,
     VideoTokenizerSection,
 )
+from hitvideo.tokenize_sections import TaskSection, TokenizeDataSection
 
 RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
 
@@ -108,6 +107,7 @@ class TokenizeRun(Section):
     data: TokenizeDataSection = TokenizeDataSection()
     limits: LimitsSection = LimitsSection()
     task: TaskSection = TaskSection()
+    tracking: TrackingSection = TrackingSection()
 
 
 class PretrainRun(BaseRun):

@@ -174,13 +174,12 @@ class ClipDataSection(Section):
     """Decoding threads beside the training one; 0 and 1 are the same."""
 
 
-class TokenizeDataSection(Section):
-    video_shards: str | None = None
-    """A folder of video shards, or a glob of .tar files."""
-    out: str | None = None
-    """Directory for token shards, receipts and manifest.json."""
-    batch: Positive = 16
-    """Clips encoded at a time."""
+class BlendPart(Section):
+    """One dataset of several."""
+
+    manifest: str
+    weight: float = Field(gt=0)
+    """Its share of the samples drawn, beside the others' weights; small datasets are repeated sooner."""
 
 
 class TokenDataSection(Section):
@@ -188,6 +187,10 @@ class TokenDataSection(Section):
 
     manifest: str | None = None
     """manifest.json of a finished tokenization."""
+    blend: tuple[BlendPart, ...] = ()
+    """Several datasets, drawn by weight; instead of `manifest`."""
+    workers: int = Field(1, ge=0)
+    """Threads that read ahead, per rank; 0: none. They change no batch."""
     validation_samples: int = Field(64, ge=0)
     """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
     caption_dropout: Fraction = 0.1
@@ -352,10 +355,3 @@ class ClusterSection(Section):
 class TrainedTokenizerSection(Section):
     weights: str | None = None
     """The `weights` directory of a video tokenizer's run."""
-
-
-class TaskSection(Section):
-    """Which part of the job this process does; null: SLURM_ARRAY_TASK_ID / _COUNT, else all of it."""
-
-    index: int | None = Field(None, ge=0)
-    count: Positive | None = None

@@ -13,6 +13,7 @@ after the text window. A level-0 cell that covers eight frames of the finest gri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -64,6 +65,37 @@ class SequenceLayout:
             row[self.starts[level] : self.starts[level + 1]] = self.vocab.to_ids(level, indices.reshape(-1))
         row[-1, 0] = EOV
         return row
+
+    def join_rows(self, text_ids: Sequence[Sequence[int]], codes: np.ndarray) -> np.ndarray:
+        """`join` for many samples at once, their codes flat (B, cells of all levels): (B, length, width)."""
+        if codes.size and ((codes >> self._num_bits).any() or codes.min() < 0):
+            raise ValueError("codes hold indices beyond their level's codebook")
+        rows = np.full((len(codes), self.length, self.vocab.width), NONE, dtype=np.int64)
+        for row, ids in zip(rows, text_ids, strict=True):
+            row[: self.window, 0] = self.text_window(ids)
+        for column, (shift, mask, offset) in enumerate(zip(*self._sub_codes, strict=True)):
+            rows[:, self.window : -1, column] = ((codes >> shift) & mask) + offset
+        rows[:, -1, 0] = EOV
+        return rows
+
+    @cached_property
+    def _num_bits(self) -> np.ndarray:
+        """Of each cell's level: (cells,)."""
+        bits = [sum(block.bits for block in row) for row in self.vocab.blocks]
+        return np.repeat(bits, [grid.cells for grid in self.grids])
+
+    @cached_property
+    def _sub_codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How a cell's index becomes ids: shift, mask and offset, each (width, cells); a spare column gives NONE."""
+        tables = np.zeros((3, self.vocab.width, len(self.grids)), dtype=np.int64)
+        tables[2] = NONE
+        for level, blocks in enumerate(self.vocab.blocks):
+            shift = sum(block.bits for block in blocks)
+            for column, block in enumerate(blocks):
+                shift -= block.bits
+                tables[:, column, level] = shift, block.size - 1, block.offset
+        shift_mask_offset = np.repeat(tables, [grid.cells for grid in self.grids], axis=2)
+        return tuple(shift_mask_offset)  # type: ignore[return-value]
 
     def split(self, row: np.ndarray, levels: int | None = None) -> list[np.ndarray]:
         """The inverse of `join`: a row (length or more than the first levels' slots, width) → indices of each level.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -25,42 +25,20 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from hitvideo.hierarchy import Clip
+from hitvideo.sections import LimitsSection
+from hitvideo.video_error import VideoError
 
 Frames: TypeAlias = npt.NDArray[np.uint8]
+Fit: TypeAlias = Literal["cover", "contain", "stretch"]
+"""How a picture of another shape fills a clip's H×W: cropped at the centre, with black bars, or out of proportion."""
 
 # Containers that may be opened. A playlist or a concat list would make FFmpeg open other files and addresses.
-CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,jpeg_pipe,png_pipe,webp_pipe"
 # Area averaging: no aliasing when scaling down. BITEXACT and ACCURATE_RND: the same pixels on every processor.
 SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 LARGEST_TICK_ERROR = 5e-4  # seconds: half a Matroska millisecond, to which such a file rounds its timestamps
 BT709 = 1  # matrix, primaries and transfer all have the number 1 in H.264
 MEDIA_ERRORS = (av.FFmpegError, ValueError, OSError, ArithmeticError, MemoryError)
-
-
-class VideoError(ValueError):
-    """A video that cannot be used. `reason` is a short stable word to count by; the message names file and finding.
-
-    Reasons: missing, empty, corrupt, no_video, no_decoder, too_large, too_long, too_short, bad_metadata.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)  # both in args: the error crosses process borders by pickle
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class Limits(Protocol):
-    """What a source may cost before it is rejected."""
-
-    @property
-    def max_pixels(self) -> int: ...
-    @property
-    def max_seconds(self) -> float: ...
-    @property
-    def max_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -88,16 +66,45 @@ def probe(source: bytes | Path, name: str = "") -> VideoInfo:
         )
 
 
-def decode_clip(source: bytes | Path, clip: Clip, limits: Limits, start: float = 0.0, name: str = "") -> Frames:
-    """Cut `clip` out of a video: uint8 (T, H, W, 3), upright, scaled to cover H×W and cropped at the centre.
-
-    `start` is seconds after the first frame; `name` stands in messages. Decoding stops as soon as the last sample is
-    sure. Raises VideoError where the limits are exceeded (known from the header, before decoding), where anything
-    cannot be decoded, or where the last sample's time is not before the end.
-    """
-    if start < 0:
-        raise ValueError(f"start is seconds after the first frame, not negative; got {start}")
+def upright_aspect(source: bytes | Path, name: str, limits: LimitsSection) -> float:
+    """Width by height of the first frame as it is shown: after rotation, and with its pixels' own shape. Raises VideoError."""
     label = _label(source, name)
+    with _within_limits(source, limits, label) as (container, stream):
+        for frame in _frames(container, stream, label):
+            aspect: float = frame.width * float(stream.sample_aspect_ratio or 1) / frame.height
+            return 1 / aspect if round(frame.rotation / 90) % 2 else aspect
+    raise VideoError("corrupt", f"{label}: the video stream holds no frame that can be decoded")
+
+
+def decode_clip(source: bytes | Path, clip: Clip, limits: LimitsSection, start: float = 0.0, name: str = "") -> Frames:
+    """Cut one clip out of a video, covering H×W: uint8 (T, H, W, 3); see `decode_clips`."""
+    return decode_clips(source, clip, limits, [start], name).reshape(*clip.extent, 3)
+
+
+def decode_clips(
+    source: bytes | Path,
+    clip: Clip,
+    limits: LimitsSection,
+    starts: Sequence[float] = (0.0,),
+    name: str = "",
+    fit: Fit = "cover",
+) -> Frames:
+    """Cut clips out of a video in one pass, as many of `starts` as it is long enough for: uint8 (n, T, H, W, 3), upright.
+
+    `starts` are seconds after the first frame, each clip begins after the one before has ended; `name` stands in
+    messages. Decoding stops as soon as the last sample is sure. Raises VideoError where the limits are exceeded (known
+    from the header, before decoding), where anything cannot be decoded, or where not one clip ends before the video does.
+    """
+    if min(starts) < 0:
+        raise ValueError(f"start is seconds after the first frame, not negative; got {min(starts)}")
+    label = _label(source, name)
+    with _within_limits(source, limits, label) as (container, stream):
+        return _sample(container, stream, clip, starts, limits, label, fit)
+
+
+@contextmanager
+def _within_limits(source: bytes | Path, limits: LimitsSection, label: str) -> Iterator[tuple[Any, Any]]:
+    """As `_opened`, ready to decode, once the file's size and its header's claims are found to be allowed."""
     size = len(source) if isinstance(source, bytes) else _file_size(source, label)
     if not size:
         raise VideoError("empty", f"{label}: the file is empty")
@@ -113,15 +120,17 @@ def decode_clip(source: bytes | Path, clip: Clip, limits: Limits, start: float =
         stream.codec_context.thread_count = 1  # the job runs one process per core; threads would also hold frames back
         # The size may change in mid-stream; and a picture with an error is refused, not concealed.
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels), "err_detect": "explode"}
-        return _sample(container, stream, clip, start, limits, label)
+        yield container, stream
 
 
-def _sample(container: Any, stream: Any, clip: Clip, start: float, limits: Limits, label: str) -> Frames:
+def _sample(
+    container: Any, stream: Any, clip: Clip, starts: Sequence[float], limits: LimitsSection, label: str, fit: Fit
+) -> Frames:
     tick = Fraction(stream.time_base)
     tolerance = min(float(tick) / 2, LARGEST_TICK_ERROR) + 1e-6
-    times = [start + k / clip.fps for k in range(clip.frames)]
+    times = [start + k / clip.fps for start in starts for k in range(clip.frames)]
     reformatter = VideoReformatter()
-    out = np.empty((clip.frames, clip.height, clip.width, 3), np.uint8)
+    out = np.empty((len(times), clip.height, clip.width, 3), np.uint8)
     filled = 0
     shown: Any = None
     shown_at = interval = 0.0
@@ -131,10 +140,10 @@ def _sample(container: Any, stream: Any, clip: Clip, start: float, limits: Limit
         """The frame in hand is on screen until then: give it to every sample before."""
         nonlocal filled
         begin = filled
-        while filled < clip.frames and times[filled] + tolerance < until:
+        while filled < len(times) and times[filled] + tolerance < until:
             filled += 1
         if filled > begin:
-            out[begin:filled] = _fit(shown, stream, clip, reformatter, limits, label)
+            out[begin:filled] = _fit(shown, stream, clip, reformatter, limits, label, fit)
 
     for frame in _frames(container, stream, label):
         if shown is None:
@@ -144,8 +153,8 @@ def _sample(container: Any, stream: Any, clip: Clip, start: float, limits: Limit
             raise VideoError("corrupt", f"{label}: timestamps run backwards, {at:.3f} s after {shown_at:.3f} s")
         if shown is not None:
             fill(at)
-            if filled == clip.frames:
-                return out
+            if filled == len(times):
+                return out.reshape(len(starts), clip.frames, *out.shape[1:])
             interval = at - shown_at
         shown, shown_at = frame, at
     if shown is None:
@@ -153,10 +162,11 @@ def _sample(container: Any, stream: Any, clip: Clip, start: float, limits: Limit
     # The last frame's own duration, else the one before it, else the header's average.
     end = shown_at + (float((shown.duration or 0) * tick) or interval or float(1 / (stream.average_rate or np.inf)))
     fill(end)
-    if filled < clip.frames:
-        need = f"a clip of {clip.frames} frames at {clip.fps:g} fps from {start:g} s needs more than {times[-1]:.3f}"
-        raise VideoError("too_short", f"{label}: {end:.3f} seconds of video; {need}")
-    return out
+    clips = filled // clip.frames
+    if not clips:
+        need = f"a clip of {clip.frames} frames at {clip.fps:g} fps from {starts[0]:g} s needs more than"
+        raise VideoError("too_short", f"{label}: {end:.3f} seconds of video; {need} {times[clip.frames - 1]:.3f}")
+    return out[: clips * clip.frames].reshape(clips, clip.frames, *out.shape[1:])
 
 
 def _frames(container: Any, stream: Any, label: str) -> Iterator[Any]:
@@ -170,20 +180,30 @@ def _frames(container: Any, stream: Any, label: str) -> Iterator[Any]:
             yield frame
 
 
-def _fit(frame: Any, stream: Any, clip: Clip, reformatter: VideoReformatter, limits: Limits, label: str) -> Frames:
-    """One frame, upright, covering the clip's H×W and cropped at the centre: (H, W, 3)."""
+def _fit(
+    frame: Any, stream: Any, clip: Clip, reformatter: VideoReformatter, limits: LimitsSection, label: str, fit: Fit
+) -> Frames:
+    """One frame, upright, in the clip's H×W: (H, W, 3)."""
     turns = round(frame.rotation / 90) % 4  # quarter turns counter-clockwise, as np.rot90 counts
     height, width = (clip.width, clip.height) if turns % 2 else (clip.height, clip.width)
     stretch = float(stream.sample_aspect_ratio or 1)  # width of a pixel by its height
-    scale = max(height / frame.height, width / (frame.width * stretch))
-    scaled_height = max(height, round(frame.height * scale))
-    scaled_width = max(width, round(frame.width * stretch * scale))
+    factors = height / frame.height, width / (frame.width * stretch)
+    scale = max(factors) if fit == "cover" else min(factors)
+    scaled_height, scaled_width = max(1, round(frame.height * scale)), max(1, round(frame.width * stretch * scale))
+    if fit == "stretch":
+        scaled_height, scaled_width = height, width
+    elif fit == "cover":
+        scaled_height, scaled_width = max(height, scaled_height), max(width, scaled_width)
     if scaled_height * scaled_width > limits.max_pixels:
         found = f"{frame.width}×{frame.height} pixels become {scaled_width}×{scaled_height} to cover {width}×{height}"
         raise VideoError("too_large", f"{label}: {found}; more than {limits.max_pixels} are not allowed")
     scaled = reformatter.reformat(frame, scaled_width, scaled_height, "rgb24", interpolation=SCALING, threads=1)
-    top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
     pixels: Any = scaled.to_ndarray()
+    if fit == "contain":
+        top, left = (height - scaled_height) // 2, (width - scaled_width) // 2
+        bars = ((top, height - scaled_height - top), (left, width - scaled_width - left), (0, 0))
+        return np.rot90(np.pad(pixels, bars), turns)
+    top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
     return np.rot90(pixels[top : top + height, left : left + width], turns)
 
 
@@ -204,7 +224,8 @@ def _opened(source: bytes | Path, label: str) -> Iterator[tuple[Any, Any]]:
     except VideoError:
         raise
     except MEDIA_ERRORS as error:
-        raise VideoError("corrupt", f"{label}: cannot be decoded: {error}") from error
+        reason = "memory_limit" if isinstance(error, MemoryError) else "corrupt"
+        raise VideoError(reason, f"{label}: cannot be decoded: {error}") from error
 
 
 def _label(source: bytes | Path, name: str) -> str:

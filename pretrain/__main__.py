@@ -16,7 +16,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from hitvideo import config
-from hitvideo.config import ConfigError, needed
+from hitvideo.config import ConfigError
+from hitvideo.data.blend import Blend, open_tokens
 from hitvideo.data.loader import TokenSource, split
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.llm.init import initialize
@@ -39,14 +40,14 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
     settings = load_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
-    dataset = TokenDataset(needed(settings.data.manifest, "data.manifest"))
+    dataset = open_tokens(settings.data, settings.video)
     _check_tokenizer(settings, dataset)
     with opened(settings) as (topology, directory, tracker):
         return train(make_job(settings, dataset, topology, directory, tracker))
 
 
 def make_job(
-    settings: PretrainRun, dataset: TokenDataset, topology: Topology, directory: RunDirectory, tracker: Tracker
+    settings: PretrainRun, dataset: TokenDataset | Blend, topology: Topology, directory: RunDirectory, tracker: Tracker
 ) -> Job:
     """Model, engine and data of a run, ready for the loop."""
     layout = make_layout(settings)
@@ -54,7 +55,7 @@ def make_job(
     source = TokenSource(dataset, layout, text, settings.run.seed, settings.data.caption_dropout)
     whole = TokenSource(dataset, layout, text, settings.run.seed, caption_dropout=0.0)
     training, held_out = split(len(dataset), settings.data.validation_samples)
-    batches = batches_of(settings, topology, settings.data.block)
+    batches = batches_of(settings, topology, settings.data.block, settings.data.workers)
     model = make_model(settings, topology)
     flops = training_flops_per_row(model)
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
@@ -105,14 +106,14 @@ def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
     return model
 
 
-def text_tokenizer(settings: PretrainRun, dataset: TokenDataset, directory: RunDirectory) -> TextTokenizer:
+def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunDirectory) -> TextTokenizer:
     """The run's own copy of its text tokenizer; without a given one it is trained on the dataset's captions."""
     own = directory.path / "text_tokenizer.model"
     if directory.writer and not own.is_file():
         if settings.text.model:
             text = TextTokenizer.load(settings.text.model)
         else:
-            text = TextTokenizer.train((sample.caption for sample in dataset), settings.text.vocab_size)
+            text = TextTokenizer.train(dataset.captions(), settings.text.vocab_size)
             log.warning("text.model is not set: trained a text tokenizer of %d pieces on the captions", text.size)
         text.save(own)
     dist.barrier()
@@ -126,7 +127,7 @@ def export(checkpoint: Path, directory: RunDirectory, settings: PretrainRun) -> 
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory.weights / "model.safetensors")
 
 
-def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset) -> None:
+def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) -> None:
     """Refuse token shards of another video tokenizer than the one the run names."""
     named = settings.video_tokenizer.weights
     if named is None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hitvideo import config
-from hitvideo.data.token_shards import TokenSample, commit, shard_paths, write_manifest
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.sections import LossSection
 from hitvideo.tokenizer.losses import code_losses, distances

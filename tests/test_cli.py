@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from hitvideo.cli import main, parser
-from hitvideo.data.token_shards import shard_paths
+from hitvideo.data.token_format import shard_paths
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.schema import PretrainRun
 from hitvideo.text import TextTokenizer

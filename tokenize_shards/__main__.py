@@ -2,51 +2,70 @@ r"""Turn video shards into token shards, offline.
 
     python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
         video_tokenizer.weights=runs/tiny-tokenizer/weights data.video_shards=shards/ data.out=tokens/
-    sbatch --array=0-15 slurm/tokenize_shards.sh …            (each task takes every 16th shard)
+    sbatch --array=0-15 slurm/tokenize_shards.sh …            (each task begins with its own shards, then helps the others)
+    python -m tokenize_shards --engine ray RUN.yaml …         (the same work, mapped over a Ray cluster)
 
 Done is a receipt beside each token shard. Running the same command again, after a kill or a lost task, does what is
 missing and gives the same bytes; when the last receipt is there, manifest.json is written. Corrupt clips are rejected by
-name in the receipt.
+name in the receipt and in rejects.jsonl; `--retry-rejects` does the shards that have some again.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from hitvideo.config import ConfigError, needed
-from hitvideo.data.token_shards import locked, shard_paths, write_manifest
-from hitvideo.data.video_shards import list_shards, scan
-from hitvideo.run import EXIT_DONE, command_line, guarded
+from hitvideo.data.remote import Shard, byte_size
+from hitvideo.data.token_format import locked
+from hitvideo.data.video_shards import list_shards
+from hitvideo.run import EXIT_DONE, EXIT_STOPPED, Stop, command_line, guarded
 from hitvideo.schema import TokenizeRun, load_as
-from hitvideo.sections import TaskSection
-from hitvideo.tokenizer.video_tokenizer import fingerprint, load
-from tokenize_shards.job import Encoder, remove_leftovers, tokenize_shard
+from hitvideo.tokenize_sections import TaskSection
+from hitvideo.tracking import Tracker
+from tokenize_shards.decoding import DecodingPool
+from tokenize_shards.encoder import Encoder
+from tokenize_shards.finish import finish, read_receipt, settle_contract
+from tokenize_shards.job import Pipeline, Stages
+from tokenize_shards.leases import Leases, claims, plan
+
+_LOG_SECONDS = 10.0
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    settings = load_as(TokenizeRun, *command_line("tokenize_shards", __doc__, arguments))
+    settings = load_as(TokenizeRun, *words_of(arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
     out = Path(needed(settings.data.out, "data.out"))
     index, count = which_task(settings.task)
-    encoder = make_encoder(settings)
-    out.mkdir(parents=True, exist_ok=True)
-    mine = [shard for number, shard in enumerate(shards) if number % count == index]
-    missing = [shard for shard in mine if read_receipt(out, shard.stem, encoder.contract) is None]
-    with tqdm(desc=f"task {index} of {count}", unit="clip", disable=not missing, mininterval=_interval()) as progress:
-        progress.total = sum(len(scan(shard).samples) for shard in missing)
-        for shard in missing:
-            remove_leftovers(out, shard.stem)
-            tokenize_shard(shard, out, encoder, progress.update)
-    finish(out, shards, encoder)
+    encoder = Encoder(settings)
+    settle_contract(out, encoder)
+    if settings.task.engine == "ray":
+        from tokenize_shards.ray_engine import run_on_ray
+
+        run_on_ray(shards, out, settings, workers_of(settings))
+    elif not run_task(shards, out, encoder, index, count):
+        print("stopped on request; the same command goes on from here", file=sys.stderr)
+        return EXIT_STOPPED
+    print(finish(out, shards, encoder, settings.task.lease_seconds), file=sys.stderr)
     return EXIT_DONE
+
+
+def words_of(arguments: list[str]) -> tuple[str, list[str]]:
+    """RUN.yaml and overrides; the two options are short for keys of the task section."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--engine", choices=["tasks", "ray"])
+    options.add_argument("--retry-rejects", action="store_true")
+    given, others = options.parse_known_args(arguments)
+    path, overrides = command_line("tokenize_shards", __doc__, others)
+    engine = [f"task.engine={given.engine}"] if given.engine else []
+    return path, [*overrides, *engine, *(["task.retry_rejects=true"] if given.retry_rejects else [])]
 
 
 def which_task(task: TaskSection) -> tuple[int, int]:
@@ -64,52 +83,99 @@ def which_task(task: TaskSection) -> tuple[int, int]:
     return index, count
 
 
-def make_encoder(settings: TokenizeRun) -> Encoder:
-    """The trained tokenizer that the run names, on the GPU where there is one."""
-    weights = Path(needed(settings.video_tokenizer.weights, "video_tokenizer.weights"))
-    tokenizer, clip = load(weights, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return Encoder(tokenizer, clip, fingerprint(weights), settings)
+def workers_of(settings: TokenizeRun) -> int:
+    """Decoding processes of a task."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores - 1) if settings.data.workers is None else settings.data.workers
 
 
-def read_receipt(out: Path, stem: str, contract: str) -> dict[str, Any] | None:
-    """A shard's receipt, or None. ConfigError for one that was made by another tokenizer or with other limits."""
-    path = shard_paths(out, stem)[2]
-    if not path.is_file():
-        return None
-    receipt: dict[str, Any] = json.loads(path.read_text())
-    if receipt["contract"] != contract:
-        raise ConfigError(
-            f"{path} was made with another tokenizer, clip or limits (contract {receipt['contract']}, now {contract}); "
-            f"name an empty data.out, or remove the old shards"
+def run_task(shards: Sequence[Shard], out: Path, encoder: Encoder, index: int, count: int) -> bool:
+    """Do this task's shards, and those that other tasks leave undone; False where it was asked to stop."""
+    settings, data = encoder.settings, encoder.settings.data
+    sizes = [byte_size(shard) for shard in shards]
+    shares = plan(shards, sizes, count)
+    mine, others = shares[index], [shard for k in range(1, count) for shard in reversed(shares[(index + k) % count])]
+    retry = settings.task.retry_rejects
+    run = settings.run.directory
+    run.mkdir(parents=True, exist_ok=True)
+    stop = Stop(run)
+    with (
+        tracked(settings) as tracker,
+        DecodingPool(workers_of(settings), data.decode_seconds, data.decode_gib) as pool,
+        Leases(out, settings.task.lease_seconds) as leases,
+    ):
+        pipeline = Pipeline(encoder, pool, out, replace=retry)
+        todo = with_rejects(mine, out) if retry else claims(mine, others, out, leases, lambda: stop.requested)
+        known = dict(zip((shard.stem for shard in shards), sizes, strict=True))
+        total = sum(known[shard.stem] for shard in mine if retry or not read_receipt(out, shard.stem))
+        meter = Meter(pipeline.stages, pool, f"task_{index}")
+        with tqdm(desc=f"task {index} of {count}", total=total, unit="B", unit_scale=True, mininterval=_interval()) as bar:
+            for shard in pipeline(todo, bar.update):
+                leases.release(shard.stem)
+                bar.set_postfix_str(meter.words())
+                if row := meter.row_if_due():
+                    tracker.log(row, pipeline.stages.clips)
+        tracker.log(meter.row(), pipeline.stages.clips)
+        tracker.finish("KILLED" if stop.requested else "FINISHED")
+    if pipeline.stages.clips:
+        print(f"task {index} of {count}: {meter.summary()}", file=sys.stderr)
+    return not stop.requested
+
+
+def with_rejects(mine: Sequence[Shard], out: Path) -> Iterator[Shard]:
+    """Shards of this task whose receipts name rejects."""
+    return (shard for shard in mine if (receipt := read_receipt(out, shard.stem)) and receipt["rejected"])
+
+
+def tracked(settings: TokenizeRun) -> Tracker:
+    """All tasks of a dataset log to one MLflow run: the first to come creates it, the others find its id."""
+    run = settings.run.directory
+    with locked(run / ".tracking"):
+        tracker = Tracker(settings.tracking, run, settings)
+        deadline = time.monotonic() + 30
+        while settings.tracking.enabled and not (run / "mlflow_run_id").is_file() and time.monotonic() < deadline:
+            if not tracker._active:
+                break
+            time.sleep(0.05)
+    return tracker
+
+
+class Meter:
+    """Rates and shares of time, from the pipeline's stages."""
+
+    def __init__(self, stages: Stages, pool: DecodingPool, name: str) -> None:
+        self.stages, self.pool, self.name = stages, pool, name
+        self.start = self._logged = time.monotonic()
+
+    @property
+    def frames_per_s(self) -> float:
+        return self.stages.frames / max(time.monotonic() - self.start, 1e-9)
+
+    def words(self) -> str:
+        return f"{self.frames_per_s:.0f} frames/s, {self.stages.rejects} rejected"
+
+    def row(self) -> dict[str, float]:
+        """For MLflow, under the task's name."""
+        stages = self.stages
+        row = {"frames_per_s": self.frames_per_s, "clips": stages.clips, "rejected": stages.rejects}
+        row |= {"decode_s": self.pool.seconds, "wait_s": stages.wait, "encode_s": stages.encode, "commit_s": stages.commit}
+        return {f"{self.name}/{key}": value for key, value in row.items()}
+
+    def row_if_due(self) -> dict[str, float] | None:
+        now = time.monotonic()
+        if now - self._logged < _LOG_SECONDS:
+            return None
+        self._logged = now
+        return self.row()
+
+    def summary(self) -> str:
+        stages, elapsed = self.stages, time.monotonic() - self.start
+        binds = "decoding" if stages.wait > stages.encode else "encoding"
+        return (
+            f"{stages.clips} clips, {stages.rejects} rejected, {elapsed:.1f} s, {self.frames_per_s:.0f} frames/s; seconds: "
+            f"decode {self.pool.seconds:.1f} over {self.pool.workers or 1} worker(s), waiting for it {stages.wait:.1f}, "
+            f"encode {stages.encode:.1f}, commit {stages.commit:.1f}: {binds} binds"
         )
-    return receipt
-
-
-def finish(out: Path, shards: list[Path], encoder: Encoder) -> None:
-    """Write the manifest if every shard has its receipt; whichever task sees that first or again writes the same one."""
-    receipts = [read_receipt(out, shard.stem, encoder.contract) for shard in shards]
-    done = [receipt for receipt in receipts if receipt is not None]
-    if len(done) < len(shards):
-        print(f"{len(done)} of {len(shards)} shards done; the manifest is written when the last task ends", file=sys.stderr)
-        return
-    tokenizer = {
-        "fingerprint": encoder.fingerprint,
-        "weights": str(Path(needed(encoder.settings.video_tokenizer.weights, "video_tokenizer.weights")).resolve()),
-    }
-    description = {
-        "grids": [list(grid) for grid in encoder.tokenizer.hierarchy.grids(encoder.clip.extent)],
-        "hierarchy": encoder.tokenizer.hierarchy.model_dump(mode="json"),
-        "video": encoder.clip.model_dump(mode="json"),
-        "video_tokenizer": tokenizer,
-    }
-    with locked(out / ".lock"):
-        path = write_manifest(out, done, description)
-    totals = json.loads(path.read_text())
-    print(
-        f"{path}: {totals['samples_out']} samples in {len(shards)} token shards; "
-        f"{totals['samples_in']} in = {totals['samples_out']} out + {totals['rejected']} rejected",
-        file=sys.stderr,
-    )
 
 
 def _interval() -> float:

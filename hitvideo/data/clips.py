@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from hitvideo import config
 from hitvideo.data.order import uniform
+from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
 from hitvideo.sections import LimitsSection
@@ -24,7 +24,7 @@ class ClipSource:
 
     def __init__(
         self,
-        shards: Sequence[Path],
+        shards: Sequence[Shard],
         clip: Clip,
         limits: LimitsSection,
         random_start: bool = False,
@@ -38,10 +38,10 @@ class ClipSource:
         self.limits = limits
         self.random_start = random_start
         self.clip_at = clip_at
-        self._members: list[tuple[Path, VideoMember]] = [
+        self._members: list[tuple[Shard, VideoMember]] = [
             (shard, member) for shard in shards for member in scan(shard).samples
         ]
-        self.digest = config.fingerprint({shard.name: shard.stat().st_size for shard in shards})
+        self.digest = config.fingerprint({shard.name: byte_size(shard) for shard in shards})
 
     def still(self) -> ClipSource:
         """The same videos, all cut at their start as `clip` says: what validation wants."""

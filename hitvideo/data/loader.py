@@ -4,31 +4,39 @@
     position p ── Order ──▶ sample index ── source.tensor ──▶ one row
     micro-batch m of data rank r takes places  (m·ranks + r)·micro …  of the step's G
 
-Rows are made ahead of time in threads. A damaged sample is replaced by the one after it, named and counted, and moves
-nothing else.
+Micro-batches are made ahead of time in threads (reading, checksums and copies leave the interpreter free). A damaged
+sample is replaced by the one 1 after it, else 2, 4, 8 … after it, so that a whole missing shard is left behind; it is
+named and counted, and moves nothing else.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
+from hitvideo.data.blend import Blend
 from hitvideo.data.order import Order, uniform
-from hitvideo.data.token_shards import TokenDataset
+from hitvideo.data.token_shards import Integers, TokenDataset, choose_caption
 from hitvideo.sequence import SequenceLayout
 from hitvideo.text import TextTokenizer
-from hitvideo.video import VideoError
+from hitvideo.video_error import VideoError
 
 log = logging.getLogger(__name__)
 _STEPS_AHEAD = 2
 _DAMAGED_IN_A_ROW = 16
 _DROPOUT_SALT = 0x5EED
+_CAPTION_SALT = 0xCA97
+
+Damage = dict[int, ShardError]
+Ordering = Callable[[npt.ArrayLike], Integers]
 
 
 class Source(Protocol):
@@ -40,14 +48,25 @@ class Source(Protocol):
         """The sample as it is seen at a position of the order. Raises ShardError or VideoError where it is damaged."""
 
 
+@runtime_checkable
+class BatchSource(Source, Protocol):
+    """A source that makes many rows at once sooner than one by one, and that may have an order of its own."""
+
+    def rows(self, indices: Integers, positions: Integers) -> tuple[torch.Tensor, Damage]:
+        """Samples (n,) at positions (n,) → rows (n, …), and which of them are damaged."""
+
+    def order(self, samples: range, seed: int, block: int) -> Ordering:
+        """position → place in `samples`."""
+
+
 class TokenSource:
     """Rows of ids from token shards. Captions are tokenized here; a share of them is replaced by the empty one."""
 
     def __init__(
-        self, dataset: TokenDataset, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
+        self, dataset: TokenDataset | Blend, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
     ) -> None:
         bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
-        found = [(tuple(grid), b) for grid, b in zip(dataset.manifest["grids"], bits, strict=True)]
+        found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
         wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.blocks, strict=True)]
         if found != wanted:
             raise ConfigError(
@@ -65,15 +84,30 @@ class TokenSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def order(self, samples: range, seed: int, block: int) -> Ordering:
+        return self.dataset.order(samples, seed, block)
+
     def tensor(self, index: int, position: int) -> torch.Tensor:  # → (length, width)
-        sample = self.dataset[index]
-        coin = uniform(np.array([position], dtype=np.uint64), self.seed ^ _DROPOUT_SALT)[0]
-        caption = "" if coin < self.caption_dropout else sample.caption
-        return torch.from_numpy(self.layout.join(self.text.encode(caption), sample.codes))
+        rows, damaged = self.rows(np.array([index]), np.array([position]))
+        if damaged:
+            raise damaged[0]
+        return rows[0]
+
+    def rows(self, indices: Integers, positions: Integers) -> tuple[torch.Tensor, Damage]:  # → (n, length, width)
+        found = self.dataset.read(indices)
+        places = np.asarray(positions, dtype=np.uint64)
+        dropped = uniform(places, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
+        coins = uniform(places, self.seed ^ _CAPTION_SALT)
+        chosen = [
+            "" if drop else choose_caption(caption, float(coin))
+            for drop, caption, coin in zip(dropped, found.captions, coins, strict=True)
+        ]
+        text_ids = [self.text.encode(caption) for caption in chosen]
+        return torch.from_numpy(self.layout.join_rows(text_ids, found.codes)), found.damaged
 
 
 class Batches:
-    """`batches(step)` → this rank's micro-batches of that step, each (micro_batch, …)."""
+    """`batches(step)` → this rank's micro-batches of that step, each (micro_batch, …), in pinned memory beside a GPU."""
 
     def __init__(
         self,
@@ -88,41 +122,62 @@ class Batches:
         block: int,
         threads: int = 1,
     ) -> None:
-        """`samples`: the part of the source to draw from (training or validation)."""
+        """`samples`: the part of the source to draw from (training or validation). `threads` 0: nothing is made ahead."""
         if not samples:
             raise ConfigError(f"no samples to draw from: the dataset has {len(source)}, and validation holds some out")
         self.source = source
         self.samples = samples
-        self.order = Order(len(samples), seed, block)
+        bulk = source if isinstance(source, BatchSource) else None
+        self.order: Ordering = bulk.order(samples, seed, block) if bulk else Order(len(samples), seed, block)
         self.global_batch = global_batch
         places = np.arange(global_batch).reshape(-1, data_ranks, micro_batch)[:, data_rank]
         self.places = places  # (micro-batches, micro_batch)
         self.replaced = 0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._unit = micro_batch if bulk else 1  # rows of one piece of work: videos are decoded one by one, tokens read in bulk
+        self._pin = torch.cuda.is_available()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else None
         self._ahead: dict[int, list[list[Future[torch.Tensor]]]] = {}
 
     def __call__(self, step: int) -> list[torch.Tensor]:
+        if self._pool is None:
+            return [torch.cat([self._rows(*unit) for unit in units]) for units in self._work(step)]
         for ahead in range(step, step + 1 + _STEPS_AHEAD):
             if ahead not in self._ahead:
-                self._ahead[ahead] = self._submit(ahead)
-        return [torch.stack([row.result() for row in rows]) for rows in self._ahead.pop(step)]
+                self._ahead[ahead] = [[self._pool.submit(self._rows, *unit) for unit in units] for units in self._work(ahead)]
+        return [torch.cat([rows.result() for rows in units]) for units in self._ahead.pop(step)]
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, step: int) -> list[list[Future[torch.Tensor]]]:
+    def _work(self, step: int) -> list[list[tuple[Integers, Integers]]]:
+        """For each micro-batch its pieces of work: places in `samples`, and positions."""
         positions = step * self.global_batch + self.places
         indices = self.order(positions.reshape(-1)).reshape(positions.shape)
+        cuts = range(0, positions.shape[1], self._unit)
         return [
-            [self._pool.submit(self._row, int(index), int(position)) for index, position in zip(*pair, strict=True)]
-            for pair in zip(indices, positions, strict=True)
+            [(drawn[cut : cut + self._unit], at[cut : cut + self._unit]) for cut in cuts]
+            for drawn, at in zip(indices, positions, strict=True)
         ]
 
-    def _row(self, index: int, position: int) -> torch.Tensor:
-        errors: list[Any] = []
-        for substitute in range(_DAMAGED_IN_A_ROW):
+    def _rows(self, indices: Integers, positions: Integers) -> torch.Tensor:
+        if not isinstance(self.source, BatchSource):
+            rows = torch.stack([self._row(*pair) for pair in zip(indices.tolist(), positions.tolist(), strict=True)])
+        else:
+            rows, damaged = self.source.rows(indices + self.samples.start, positions)
+            for row, error in damaged.items():
+                rows[row] = self._row(int(indices[row]), int(positions[row]), error)
+        return rows.pin_memory() if self._pin else rows
+
+    def _row(self, index: int, position: int, first: ShardError | None = None) -> torch.Tensor:
+        """One row; `first`: the sample itself is known to be damaged."""
+        errors: list[ShardError | VideoError] = []
+        for attempt in range(_DAMAGED_IN_A_ROW):
+            later = 1 << (attempt - 1) if attempt else 0
             try:
-                return self.source.tensor(self.samples[(index + substitute) % len(self.samples)], position)
+                if first and not attempt:
+                    raise first
+                return self.source.tensor(self.samples[(index + later) % len(self.samples)], position)
             except (ShardError, VideoError) as error:
                 errors.append(error)
                 self.replaced += 1

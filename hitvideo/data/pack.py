@@ -13,7 +13,8 @@ from hitvideo import moving_shapes
 from hitvideo.config import ConfigError
 from hitvideo.data.video_shards import VIDEO_EXTENSIONS, Progress, VideoSample, write_shards
 from hitvideo.hierarchy import Clip
-from hitvideo.video import VideoError, encode_mp4, probe
+from hitvideo.video import encode_mp4, probe
+from hitvideo.video_error import VideoError
 
 log = logging.getLogger(__name__)
 

@@ -1,191 +1,97 @@
-"""Token shards: what the offline job writes and the trainer reads. One token shard per video shard, same stem.
+"""Reading token shards: random access to all samples of a dataset, by `pread` at the recorded offset.
 
-    000012.tar             a byte-reproducible webdataset tar: KEY.codes.npy, KEY.json for every sample, keys sorted
-    000012.index.npy       offset, length, crc32 of every sample
-    000012.receipt.json    counts, sha256 of both, tokenizer fingerprint, rejects with reasons: committed last
-    manifest.json          all receipts of the dataset, its hierarchy and tokenizer, and one digest over them
-
-`KEY.codes.npy` is one flat array, all levels' indices coarsest first; the grids stand in `KEY.json`. Counts and checksums
-stand outside the payload because a tar cut between two members loses samples without any error.
+Opening a dataset opens one file (see pack_index.py). A tar is opened when a sample of it is asked for; every record is
+checked against its crc32 when it is read.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import io
 import json
 import os
+import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import webdataset
 
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
+from hitvideo.data.manifest import pack_path
+from hitvideo.data.order import Order
+from hitvideo.data.pack_index import open_pack
+from hitvideo.data.token_format import CODES_AT, TokenSample, parse_sample, shard_paths
+from hitvideo.hierarchy import Clip, Grid
 
-INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("crc32", "<u4")])
-TAR_BLOCK = 512
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class TokenSample:
-    """One clip as codes: indices of each level (t, h, w), coarsest first, and what is known about it."""
-
-    key: str
-    codes: list[npt.NDArray[np.integer[Any]]]
-    caption: str
-    metadata: dict[str, Any]
+Integers = npt.NDArray[np.int64]
+_PLACE = ("offset", "length", "crc32")
+_OPEN_TARS = 64  # per thread; a dataset may have a million
 
 
-def pack_codes(codes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """All levels flat, in the smallest of uint16 and uint32 that holds them."""
-    flat = np.concatenate([np.asarray(indices).reshape(-1) for indices in codes])
-    return flat.astype(np.uint16 if flat.max(initial=0) < 1 << 16 else np.uint32)
+@dataclass
+class TokenRows:
+    """Samples as the trainer wants them; a damaged row holds zeros."""
 
-
-def unpack_codes(flat: npt.NDArray[Any], grids: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
-    """The inverse of `pack_codes`, given each level's grid."""
-    sizes = [int(np.prod(grid)) for grid in grids]
-    if sum(sizes) != flat.size:
-        raise ShardError(f"{flat.size} indices do not fill the grids {[list(grid) for grid in grids]}")
-    parts = np.split(flat, np.cumsum(sizes)[:-1])
-    return [part.reshape(tuple(grid)) for part, grid in zip(parts, grids, strict=True)]
-
-
-def write_shard(path: Path, samples: Sequence[TokenSample]) -> npt.NDArray[Any]:
-    """Write one token shard (no commit yet) and return its index. The same samples give the same bytes."""
-    lengths = []
-    with path.open("wb") as file:
-        writer = webdataset.TarWriter(file, user="root", group="root", mode=0o644, mtime=0, compress=False)
-        for sample in sorted(samples, key=lambda sample: sample.key):
-            npy = io.BytesIO()
-            np.save(npy, pack_codes(sample.codes), allow_pickle=False)
-            description = {
-                "caption": sample.caption, "grids": [list(indices.shape) for indices in sample.codes], **sample.metadata
-            }
-            text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
-            writer.write({"__key__": sample.key, "codes.npy": npy.getvalue(), "json": text})
-            lengths.append(sum(TAR_BLOCK + _whole_blocks(len(member)) for member in (npy.getvalue(), text)))
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-    index = np.zeros(len(lengths), dtype=INDEX_DTYPE)
-    index["length"] = lengths
-    index["offset"] = np.cumsum([0, *lengths])[:-1]
-    with path.open("rb") as file:
-        for entry in index:
-            entry["crc32"] = zlib.crc32(file.read(int(entry["length"])))
-    return index
-
-
-def parse_sample(record: bytes) -> TokenSample:
-    """One sample from the bytes its index entry points at: two tar members of webdataset's."""
-    members: dict[str, bytes] = {}
-    key, at = "", 0
-    while at < len(record):
-        header = record[at : at + TAR_BLOCK]
-        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:136].rstrip(b"\0 "), 8)
-        key, _, extension = name.partition(".")
-        members[extension] = record[at + TAR_BLOCK : at + TAR_BLOCK + size]
-        at += TAR_BLOCK + _whole_blocks(size)
-    description = json.loads(members["json"])
-    flat = np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False)
-    codes = unpack_codes(flat, description.pop("grids"))
-    return TokenSample(key, codes, description.pop("caption"), description)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shard_paths(out: Path, stem: str) -> tuple[Path, Path, Path]:
-    """Tar, index and receipt of a token shard."""
-    return out / f"{stem}.tar", out / f"{stem}.index.npy", out / f"{stem}.receipt.json"
-
-
-def commit(out: Path, stem: str, samples: Sequence[TokenSample], receipt: dict[str, Any], attempt: str) -> bool:
-    """Write tar, index and receipt so that the first receipt wins; False where another task was first.
-
-    Everything is written under names of this attempt. Tar and index then move into place under a lock, and the receipt
-    is linked last: `os.link` fails where one exists, where a rename would silently replace it. A kill at any moment
-    leaves either no receipt, and the job does the shard again, or a receipt that is true.
-    """
-    tar, index_path, receipt_path = shard_paths(out, stem)
-    temporary = [out / f".{path.name}.{attempt}" for path in (tar, index_path, receipt_path)]
-    try:
-        index = write_shard(temporary[0], samples)
-        _write(temporary[1], _npy(index))
-        receipt = {**receipt, "tar_sha256": sha256(temporary[0]), "index_sha256": sha256(temporary[1])}
-        _write(temporary[2], json.dumps(receipt, indent=1, sort_keys=True, ensure_ascii=False).encode())
-        with locked(out / ".lock"):
-            if receipt_path.exists():
-                return False
-            os.replace(temporary[0], tar)
-            os.replace(temporary[1], index_path)
-            os.link(temporary[2], receipt_path)
-            return True
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it falls with the process."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: dict[str, Any]) -> Path:
-    """All receipts in one file: a pure function of them, so it does not matter which task writes it, or how often."""
-    receipts = sorted(receipts, key=lambda receipt: receipt["stem"])
-    digest = hashlib.sha256("".join(r["tar_sha256"] + r["index_sha256"] for r in receipts).encode()).hexdigest()
-    totals = {name: sum(r[name] for r in receipts) for name in ("samples_in", "samples_out", "rejected")}
-    manifest = {"digest": digest, **totals, **description, "shards": receipts}
-    temporary = out / f".{MANIFEST}.{os.getpid()}"
-    _write(temporary, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode())
-    os.replace(temporary, out / MANIFEST)
-    return out / MANIFEST
+    codes: Integers  # (n, tokens): every level's indices, coarsest first, flat
+    captions: list[bytes]
+    """JSON of a caption, or of [text, weight] pairs; see `choose_caption`."""
+    damaged: dict[int, ShardError]
+    """Row → what is wrong with it."""
 
 
 class TokenDataset:
-    """Random access to all samples of a manifest: one `pread` each, checked against its crc32."""
+    """The samples of one bucket of a manifest (one clip shape; most datasets have one bucket only)."""
 
-    def __init__(self, manifest: Path | str) -> None:
+    def __init__(self, manifest: Path | str, clip: Clip | None = None) -> None:
+        """`clip` chooses the bucket, where there are several. Raises ConfigError, ShardError (see `open_pack`)."""
         self.path = Path(manifest)
-        try:
-            self.manifest: dict[str, Any] = json.loads(self.path.read_text())
-            stems = [receipt["stem"] for receipt in self.manifest["shards"]]
-            self.digest: str = self.manifest["digest"]
-        except OSError as error:
-            raise ConfigError(f"data.manifest {self.path}: cannot be read: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"data.manifest {self.path}: not a manifest of tokenize_shards: {error!r}") from error
-        self._tars = [shard_paths(self.path.parent, stem)[0] for stem in stems]
-        indexes = [self._read_index(receipt) for receipt in self.manifest["shards"]]
-        self._index = np.concatenate(indexes) if indexes else np.zeros(0, dtype=INDEX_DTYPE)
-        self._starts = np.cumsum([0] + [len(index) for index in indexes])
-        self._handles: dict[int, int] = {}
+        pack = self._open()
+        self.manifest: dict[str, Any] = pack.header
+        """manifest.json without the receipts."""
+        self.bucket = self._find_bucket(clip)
+        several = len(self.manifest.get("buckets", ())) > 1
+        self.digest: str = self.manifest["digest"] + (f"-{self.bucket}" if several else "")
+        self._stems = pack.stems
+        self._starts = pack.starts[self.bucket]
+        self._index = pack.bucket(self.bucket)
+        # Where in its shard's own numbering this bucket begins: the buckets before it come first.
+        self._before = pack.starts[: self.bucket].sum(axis=0)
+        self._local = threading.local()
 
-    def _read_index(self, receipt: dict[str, Any]) -> npt.NDArray[Any]:
-        path = shard_paths(self.path.parent, receipt["stem"])[1]
-        try:
-            index: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ShardError(f"{path}: cannot read the index: {error}") from error
-        if index.dtype != INDEX_DTYPE or len(index) != receipt["samples_out"]:
-            raise ShardError(f"{path}: {len(index)} samples, the receipt says {receipt['samples_out']}")
-        return index
+    def _open(self) -> Any:
+        if not self.path.is_file():
+            raise ConfigError(f"data.manifest {self.path}: cannot be read: no such file")
+        if not pack_path(self.path).is_file():
+            raise ConfigError(
+                f"data.manifest {self.path}: not a manifest of tokenize_shards, or of an older one: there is no "
+                f"{pack_path(self.path).name} beside it; its command, run again, writes it"
+            )
+        return open_pack(pack_path(self.path))
+
+    def _find_bucket(self, clip: Clip | None) -> int:
+        clips = [Clip(**bucket["video"]) for bucket in self.manifest.get("buckets", ())]
+        if clip is None or len(clips) <= 1:
+            return 0
+        if clip not in clips:
+            found = ", ".join(f"{c.frames}×{c.height}×{c.width} at {c.fps:g} fps" for c in clips)
+            raise ConfigError(f"data.manifest {self.path} has buckets of {found}; the run's `video` is none of them")
+        return clips.index(clip)
+
+    @cached_property
+    def grids(self) -> list[Grid]:
+        """Every level's grid, coarsest first."""
+        buckets = self.manifest.get("buckets")
+        return [Grid(*grid) for grid in (buckets[self.bucket]["grids"] if buckets else self.manifest["grids"])]
+
+    @cached_property
+    def tokens(self) -> int:
+        """Of one sample."""
+        return sum(grid.cells for grid in self.grids)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -195,32 +101,81 @@ class TokenDataset:
 
     def __getitem__(self, sample: int) -> TokenSample:
         """Raises ShardError, naming shard and number, for a sample that is damaged or cut off."""
-        shard = int(np.searchsorted(self._starts, sample, side="right")) - 1
         entry = self._index[sample]
-        if shard not in self._handles:
+        record = self._record(sample, self._shard_of(sample), *(int(entry[name]) for name in _PLACE))
+        return parse_sample(record, self.bucket)
+
+    def order(self, samples: range, seed: int, block: int) -> Order:
+        """The order in which a part of the samples is drawn; of places in the part."""
+        return Order(len(samples), seed, block)
+
+    def captions(self) -> Iterator[str]:
+        """Every text of every sample."""
+        return (text for sample in self for text, _ in sample.captions)
+
+    def read(self, samples: Sequence[int] | Integers) -> TokenRows:
+        """The codes and captions of some samples, in their order."""
+        samples = np.asarray(samples, dtype=np.int64)
+        rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})
+        entries = self._index[samples]
+        columns = [entries[name].tolist() for name in (*_PLACE, "width", "tokens", "caption", "caption_bytes")]
+        shards = (np.searchsorted(self._starts, samples.astype(np.uint64), side="right") - 1).tolist()
+        for row, (sample, shard, offset, length, crc32, width, tokens, caption, size) in enumerate(
+            zip(samples.tolist(), shards, *columns, strict=True)
+        ):
             try:
-                self._handles[shard] = os.open(self._tars[shard], os.O_RDONLY)
+                record = self._record(sample, shard, offset, length, crc32)
+                if tokens != self.tokens:
+                    raise ShardError(f"{self._place(sample)} has {tokens} tokens, its bucket {self.tokens}")
+            except ShardError as error:
+                rows.codes[row] = 0
+                rows.damaged[row] = error
+                continue
+            rows.codes[row] = np.frombuffer(record, np.uint16 if width == 2 else np.uint32, tokens, CODES_AT)
+            rows.captions[row] = record[caption : caption + size]
+        return rows
+
+    def _record(self, sample: int, shard: int, offset: int, length: int, crc32: int) -> bytes:
+        record = os.pread(self._handle(shard), length, offset)
+        if zlib.crc32(record) != crc32:
+            raise ShardError(f"{self._place(sample)} is damaged ({len(record)} bytes read)")
+        return record
+
+    def _shard_of(self, sample: int) -> int:
+        return int(np.searchsorted(self._starts, np.uint64(sample), side="right")) - 1
+
+    def _place(self, sample: int) -> str:
+        shard = self._shard_of(sample)
+        before = int(self._before[shard + 1] - self._before[shard])
+        return f"{self._tar(shard)}: sample {sample - int(self._starts[shard]) + before}"
+
+    def _tar(self, shard: int) -> Path:
+        return shard_paths(self.path.parent, self._stems[shard].decode())[0]
+
+    def _handle(self, shard: int) -> int:
+        """An open tar; each thread has its own, so that none is closed under another's read."""
+        handles: OrderedDict[int, int] = self._local.__dict__.setdefault("handles", OrderedDict())
+        if shard not in handles:
+            try:
+                handles[shard] = os.open(self._tar(shard), os.O_RDONLY)
             except OSError as error:
-                raise ShardError(f"{self._tars[shard]}: cannot be opened: {error}") from error
-        record = os.pread(self._handles[shard], int(entry["length"]), int(entry["offset"]))
-        if zlib.crc32(record) != entry["crc32"]:
-            number = sample - self._starts[shard]
-            raise ShardError(f"{self._tars[shard]}: sample {number} is damaged ({len(record)} bytes read)")
-        return parse_sample(record)
+                raise ShardError(f"{self._tar(shard)}: cannot be opened: {error}") from error
+            if len(handles) > _OPEN_TARS:
+                os.close(handles.popitem(last=False)[1])
+        handles.move_to_end(shard)
+        return handles[shard]
 
 
-def _whole_blocks(size: int) -> int:
-    return -(-size // TAR_BLOCK) * TAR_BLOCK
-
-
-def _npy(array: npt.NDArray[Any]) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    return out.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def choose_caption(text: bytes, coin: float) -> str:
+    """One text out of a sample's JSON caption or [text, weight] pairs, by a number in [0, 1)."""
+    if text[:1] == b'"' and b"\\" not in text:
+        return text[1:-1].decode()
+    found = json.loads(text)
+    if isinstance(found, str):
+        return found
+    coin *= sum(weight for _, weight in found)
+    for caption, weight in found:
+        coin -= weight
+        if coin < 0:
+            return str(caption)
+    return str(found[-1][0])

@@ -20,13 +20,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import webdataset
-
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
-from hitvideo.video import VideoError
+from hitvideo.data.remote import Shard, remote_files
+from hitvideo.video_error import VideoError
 
 VIDEO_EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mpg", "mpeg", "flv", "ogv", "wmv")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # a picture is a video of one frame
 LARGEST_METADATA = 16 << 20
 BLOCK = 512
 # How webdataset itself splits a member's name into key and extension: at the first dot of the last path component.
@@ -74,7 +74,7 @@ class VideoMember:
 class ShardListing:
     """What a walk through a video shard found; samples + bad is everything there is."""
 
-    shard: Path
+    shard: Shard
     samples: list[VideoMember] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     """(key or member name, reason): bad_name, not_a_file, duplicate, no_video, two_videos, no_metadata."""
@@ -93,6 +93,8 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
 
     A shard has its name only when it is whole. Raises ConfigError where `out` holds tars already.
     """
+    import webdataset  # here: it imports torch, which reading does not need
+
     if per_shard < 1:
         raise ConfigError(f"per_shard is the number of samples in a video shard, at least 1; got {per_shard}")
     if any(out.glob("*.tar")):
@@ -114,13 +116,20 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
     return shards
 
 
-def list_shards(pattern: str) -> list[Path]:
-    """The .tar files of a folder, or of a glob, sorted. Raises ConfigError where there are none, or two of one name."""
-    folder = Path(pattern)
-    found = sorted(folder.glob("*.tar") if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True)))
+def list_shards(pattern: str) -> list[Shard]:
+    """The .tar files of a folder, of a glob, or of a URL of either (`s3://…`), sorted.
+
+    Raises ConfigError where there are none, or two of one name.
+    """
+    found: list[Shard]
+    if "://" in pattern:
+        found = list(remote_files(pattern))
+    else:
+        folder = Path(pattern)
+        found = sorted(folder.glob("*.tar") if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True)))
     if not found:
         raise ConfigError(f"no video shards at {pattern}; give a folder that holds .tar files, or a glob such as 'DIR/*.tar'")
-    stems: dict[str, Path] = {}
+    stems: dict[str, Shard] = {}
     for shard in found:
         other = stems.setdefault(shard.stem, shard)
         if other != shard:
@@ -128,7 +137,7 @@ def list_shards(pattern: str) -> list[Path]:
     return found
 
 
-def scan(shard: Path) -> ShardListing:
+def scan(shard: Shard) -> ShardListing:
     """Walk the tar's headers once and list its samples; bad ones are reported, a cut tar is marked.
 
     Consecutive members with the same key are one sample, as for webdataset. A key that comes again is a duplicate, and
@@ -178,9 +187,10 @@ class _Walk:
     Python's tarfile takes a cut at a member's border, or inside a header, for the end; a whole tar ends in zeros.
     """
 
-    def __init__(self, file: Any, shard: Path) -> None:
+    def __init__(self, file: Any, shard: Shard) -> None:
         self.file, self.shard = file, shard
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         self.cut = ""
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
@@ -200,7 +210,8 @@ class _Walk:
                 raise ShardError(f"{self.shard} is not a tar: {error}") from error
             self.cut = f"after {end} bytes there is no readable header: {error}"
             return
-        tail = os.pread(self.file.fileno(), tarfile.RECORDSIZE, end)
+        self.file.seek(end)
+        tail = self.file.read(tarfile.RECORDSIZE)
         if len(tail) < BLOCK or any(tail):  # any: a second tar was appended, of which readers would see nothing
             self.cut = f"after {end} bytes there is no end mark, or more behind it"
 
@@ -209,7 +220,7 @@ def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, g
     """Sort a finished group into samples or bad; a spoiled key has been reported already."""
     if not group or key in spoiled:
         return
-    videos = [extension for extension in group if extension in VIDEO_EXTENSIONS]
+    videos = [extension for extension in group if extension in (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)]
     if key in seen:
         listing.bad.append((key, "duplicate"))
     elif len(videos) != 1:
@@ -221,7 +232,7 @@ def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, g
     seen.add(key)
 
 
-def read(shard: Path, member: VideoMember) -> VideoSample:
+def read(shard: Shard, member: VideoMember) -> VideoSample:
     """One sample, by its offsets. Raises ShardError where the bytes are gone, VideoError("bad_metadata") for its JSON."""
     name = f"{shard}: {member.key}"
     if member.metadata.size > LARGEST_METADATA:
@@ -234,9 +245,25 @@ def read(shard: Path, member: VideoMember) -> VideoSample:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise VideoError("bad_metadata", f"{name}: the JSON cannot be read: {error}") from error
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("caption"), str):
-        raise VideoError("bad_metadata", f"{name}: the JSON has no 'caption' text")
-    return VideoSample(member.key, video, member.extension, metadata)
+    if not isinstance(metadata, dict):
+        raise VideoError("bad_metadata", f"{name}: the JSON is no object")
+    return VideoSample(member.key, video, member.extension, {**metadata, **_captions(metadata, name)})
+
+
+def _captions(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    """`caption`, and `captions` as [text, weight] pairs where the JSON has several; `caption` is then the first of them."""
+    given = metadata.get("captions")
+    if given is None:
+        if not isinstance(metadata.get("caption"), str):
+            raise VideoError("no_caption", f"{name}: the JSON has no 'caption' text")
+        return {}
+    try:
+        pairs = [(item, 1.0) if isinstance(item, str) else (item[0], float(item[1])) for item in given]
+        if pairs and all(isinstance(text, str) and 0 < weight < float("inf") for text, weight in pairs):
+            return {"caption": pairs[0][0], "captions": [list(pair) for pair in pairs]}
+    except (TypeError, ValueError, LookupError):
+        pass
+    raise VideoError("no_caption", f"{name}: 'captions' is a list of texts, or of [text, weight] with weights above zero")
 
 
 def _content(file: BinaryIO, span: Span) -> bytes:

@@ -15,14 +15,15 @@ from hitvideo import config
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
 from hitvideo.data.loader import Batches, TokenSource, split
-from hitvideo.data.token_shards import TokenDataset, shard_paths
+from hitvideo.data.token_format import shard_paths
+from hitvideo.data.token_shards import TokenDataset
 from hitvideo.hierarchy import Hierarchy
 from hitvideo.sequence import SequenceLayout
 from hitvideo.text import TextTokenizer
 from hitvideo.vocab import BOS, EOS, Vocab
 from tests.samples import make_token_shards, tiny_hierarchy
 
-GLOBAL, STEPS = 16, 12
+GLOBAL, STEPS = 48, 12  # 48: whole micro-batches for 1, 2, 3 and 4 ranks
 
 
 class Numbers:
@@ -82,12 +83,25 @@ def make_source(manifest: Path) -> Callable[..., TokenSource]:
     return make_it
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("ranks", "micro"), [(1, 4), (1, 16), (1, 1), (2, 4), (2, 2), (4, 4), (4, 1)])
+@pytest.mark.parametrize("threads", [0, 1, 2, 3])
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 4), (1, 16), (1, 1), (2, 4), (2, 8), (3, 4), (3, 8), (4, 4), (4, 1)])
 def test_ranks_and_threads_change_nothing(
     make_source: Callable[..., TokenSource], ranks: int, micro: int, threads: int
 ) -> None:
     assert torch.equal(all_batches(make_source(), ranks, micro, threads), all_batches(make_source()))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_resuming_at_any_step_on_any_world(make_source: Callable[..., TokenSource], ranks: int) -> None:
+    """From each step on, with every number of workers in turn: the batches of the run that was never stopped."""
+    source = make_source()
+    whole = all_batches(source)
+    for first in range(STEPS):
+        loaders = [make(source, rank, ranks, 4, threads=first % 4) for rank in range(ranks)]
+        for step in range(first, min(first + 2, STEPS)):
+            assert torch.equal(global_batch(loaders, step), whole[step])
+        for loader in loaders:
+            loader.close()
 
 
 def test_step_s_consumes_its_own_positions() -> None:
@@ -152,6 +166,17 @@ def test_a_damaged_token_shard(tmp_path: Path, make_source: Callable[..., TokenS
     assert torch.equal(changed, hit)
 
 
+def test_a_missing_shard_is_left_behind(tmp_path: Path, make_source: Callable[..., TokenSource]) -> None:
+    """40 samples in a row are gone: the others keep their places, and training goes on."""
+    path = make_token_shards(tmp_path, shards=3)
+    whole = all_batches(make_source(path=path))
+    shard_paths(tmp_path, "000001")[0].unlink()
+    source = make_source(path=path)
+    drawn = all_batches(Numbers(len(source)))[..., 0]
+    changed = (all_batches(source, ranks=2, threads=2) != whole).flatten(2).any(-1)
+    assert torch.equal(changed, (drawn >= 40) & (drawn < 80))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
 def test_caption_dropout(make_source: Callable[..., TokenSource], dropout: float) -> None:
     source = make_source(dropout)
@@ -173,6 +198,19 @@ def test_a_row_is_its_samples(make_source: Callable[..., TokenSource]) -> None:
     assert source.text.decode(caption[1 : caption.index(EOS)]) == sample.caption
     for found, expected in zip(source.layout.split(row.numpy()), sample.codes, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_many_rows_at_once_are_the_rows_one_by_one(make_source: Callable[..., TokenSource]) -> None:
+    source = make_source(0.3)
+    numbers = np.array([5, 0, 79, 5])
+    rows, damaged = source.rows(numbers, np.arange(4))
+    assert damaged == {}
+    for row, number, position in zip(rows, numbers, range(4), strict=True):
+        sample = source.dataset[number]
+        dropped = int(row[1, 0]) == EOS
+        expected = source.layout.join(source.text.encode("" if dropped else sample.caption), sample.codes)
+        np.testing.assert_array_equal(row.numpy(), expected)
+        assert torch.equal(row, source.tensor(int(number), position))
 
 
 def test_another_hierarchys_shards_are_refused(manifest: Path) -> None:

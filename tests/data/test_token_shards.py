@@ -12,8 +12,8 @@ import webdataset
 
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
-from hitvideo.data.token_shards import (
-    TokenDataset,
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.token_format import (
     TokenSample,
     commit,
     pack_codes,
@@ -21,9 +21,10 @@ from hitvideo.data.token_shards import (
     sha256,
     shard_paths,
     unpack_codes,
-    write_manifest,
     write_shard,
 )
+from hitvideo.data.token_shards import TokenDataset, choose_caption
+from hitvideo.hierarchy import Clip
 from tests.samples import make_token_shards
 
 GRIDS = [(1, 2, 2), (2, 4, 4)]
@@ -169,17 +170,96 @@ def test_a_missing_tar_and_index_are_named(dataset: Path) -> None:
     tar.unlink()
     with pytest.raises((ShardError, OSError), match=r"000000\.tar"):
         TokenDataset(dataset)[0]
-    short = np.load(index)[:-1]
-    np.save(index, short)
+    receipts = [json.loads(shard_paths(dataset.parent, stem)[2].read_text()) for stem in ("000000", "000001")]
+    np.save(index, np.load(index)[:-1])
     with pytest.raises(ShardError, match=r"000000\.index\.npy: 4 samples, the receipt says 5"):
-        TokenDataset(dataset)
+        write_manifest(dataset.parent, receipts, {})
     for content in (b"", b"junk", b"\x93NUMPY"):
         index.write_bytes(content)
         with pytest.raises(ShardError, match=r"000000\.index\.npy: cannot read the index"):
-            TokenDataset(dataset)
+            write_manifest(dataset.parent, receipts, {})
     index.unlink()
     with pytest.raises(ShardError, match="cannot read the index"):
-        TokenDataset(dataset)
+        write_manifest(dataset.parent, receipts, {})
+
+
+def test_a_damaged_pack_is_refused(dataset: Path) -> None:
+    pack = dataset.with_suffix(".pack")
+    whole = pack.read_bytes()
+    for content, kind, message in (
+        (whole[:-1], ShardError, "bytes, its header says"), (whole + b"x", ShardError, "bytes, its header says"),
+        (b"", ConfigError, "not a pack"), (b"HVPACK02" + whole[8:], ConfigError, "not a pack"),
+        (whole[:100], ShardError, "damaged"),
+        (whole[: whole.index(b"000001")] + b"000002" + whole[whole.index(b"000001") + 6 :], ShardError, "table of shards"),
+    ):  # fmt: skip
+        pack.write_bytes(content)
+        with pytest.raises(kind, match=message):
+            TokenDataset(dataset)
+
+
+def test_rows_are_the_samples(dataset: Path) -> None:
+    data = TokenDataset(dataset)
+    numbers = [7, 0, 9, 9, 3]
+    rows = data.read(numbers)
+    for number, codes, caption in zip(numbers, rows.codes, rows.captions, strict=True):
+        np.testing.assert_array_equal(codes, pack_codes(data[number].codes))
+        assert json.loads(caption) == data[number].caption
+    assert rows.damaged == {}
+
+
+def test_many_tars_few_handles(tmp_path: Path) -> None:
+    data = TokenDataset(make_token_shards(tmp_path, shards=100, per_shard=1))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [data[number].key for number in range(100)] == [f"{number}-0000" for number in range(100)]
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 65
+    del data
+
+
+def test_buckets(tmp_path: Path) -> None:
+    """Two clip shapes in every shard: each is a dataset of its own, and damage is named by the tar's own numbering."""
+    shapes = [[(1, 2, 2)], [(1, 1, 1), (1, 2, 2)]]
+    videos = [{"frames": 4, "height": 16, "width": 16, "fps": 8.0}, {"frames": 1, "height": 16, "width": 16, "fps": 8.0}]
+    receipts = []
+    for shard, counts in enumerate([(3, 2), (0, 4), (5, 0)]):
+        samples = [
+            TokenSample(f"{bucket}-{number}", [np.full(grid, 10 * shard + number) for grid in shapes[bucket]], "c", {}, bucket)
+            for bucket, count in enumerate(counts) for number in range(count)
+        ]  # fmt: skip
+        commit(tmp_path, f"s{shard}", samples, receipt(sum(counts), f"s{shard}"), "x")
+        receipts.append(json.loads(shard_paths(tmp_path, f"s{shard}")[2].read_text()))
+    buckets = [{"video": video, "grids": grids} for video, grids in zip(videos, shapes, strict=True)]
+    manifest = write_manifest(tmp_path, receipts, {"buckets": buckets})
+    one, other = (TokenDataset(manifest, Clip(**video)) for video in videos)
+    assert [sample.key for sample in one] == [f"0-{n}" for n in (0, 1, 2, 0, 1, 2, 3, 4)]
+    assert [sample.key for sample in other] == [f"1-{n}" for n in (0, 1, 0, 1, 2, 3)]
+    assert one.read([0, 4]).codes.tolist() == [[0] * 4, [21] * 4]
+    assert other.read([3]).codes.tolist() == [[11] * 5]
+    assert one.digest != other.digest
+    tar = tmp_path / "s0.tar"
+    tar.write_bytes(tar.read_bytes()[: int(np.load(tmp_path / "s0.index.npy")[3]["offset"])])
+    assert "s0.tar: sample 3 is damaged" in str(other.read([0]).damaged[0])
+    with pytest.raises(ConfigError, match="has buckets of 4×16×16 at 8 fps, 1×16×16 at 8 fps; the run's `video`"):
+        TokenDataset(manifest, Clip(frames=2, height=16, width=16, fps=8))
+
+
+def test_a_caption_is_chosen_by_weight() -> None:
+    text = json.dumps([["a", 1], ["b", 2], ["c", 1]]).encode()
+    assert [choose_caption(text, coin) for coin in (0, 0.24, 0.26, 0.74, 0.76, 0.999999)] == list("aabbcc")
+    for plain in ("", "Zürich", 'a "quoted" \\ caption\n'):
+        assert choose_caption(json.dumps(plain, ensure_ascii=False).encode(), 0.5) == plain
+
+
+def test_captions_are_found_without_parsing(tmp_path: Path) -> None:
+    """Whatever the metadata beside them holds."""
+    tricky = {"aaa": '"caption": "no"', "nested": {"caption": "no", "captions": []}, "fps": 8.0}
+    plain = TokenSample("a", make_sample(1).codes, "yes", tricky)
+    several = TokenSample("b", make_sample(2).codes, "one", {**tricky, "captions": [["one", 0.5], ["two", 1.5]]})
+    assert commit(tmp_path, "000000", [plain, several], receipt(2), "x")
+    description = {"grids": [list(grid) for grid in GRIDS]}
+    manifest = write_manifest(tmp_path, [json.loads(shard_paths(tmp_path, "000000")[2].read_text())], description)
+    data = TokenDataset(manifest)
+    assert [json.loads(text) for text in data.read([0, 1]).captions] == ["yes", [["one", 0.5], ["two", 1.5]]]
+    assert list(data.captions()) == ["yes", "one", "two"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"digest": "x"}', '{"digest": "x", "shards": [1]}', "3", "\x00"])
@@ -207,12 +287,18 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_a_function_of_the_receipts(tmp_path: Path) -> None:
-    receipts = [
-        {**receipt(count, stem), "tar_sha256": stem * 2, "index_sha256": stem * 3}
-        for count, stem in ((3, "000000"), (4, "000001"), (5, "000002"))
-    ]
-    first = write_manifest(tmp_path, receipts, {"grids": [[1, 2, 2]]}).read_bytes()
-    assert write_manifest(tmp_path, receipts[::-1], {"grids": [[1, 2, 2]]}).read_bytes() == first
-    manifest = json.loads(first)
+    receipts = []
+    for stem, count in (("000000", 3), ("000001", 4), ("000002", 5)):
+        commit(tmp_path, stem, [make_sample(k) for k in range(count)], receipt(count, stem), "x")
+        receipts.append(json.loads(shard_paths(tmp_path, stem)[2].read_text()))
+    files = [tmp_path / name for name in ("manifest.json", "manifest.pack", "rejects.jsonl")]
+    write_manifest(tmp_path, receipts, {"grids": [[1, 2, 2]]})
+    first = [path.read_bytes() for path in files]
+    write_manifest(tmp_path, receipts[::-1], {"grids": [[1, 2, 2]]})
+    assert [path.read_bytes() for path in files] == first
+    manifest = json.loads(first[0])
     assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (12, 12, 0)
-    assert names(tmp_path) == {"manifest.json"}
+    assert len(list(tmp_path.glob(".manifest*"))) == 0
+    receipts[1]["samples_in"] += 1
+    with pytest.raises(ShardError, match="13 in = 12 out \\+ 0 rejected: samples are lost or doubled"):
+        write_manifest(tmp_path, receipts, {})

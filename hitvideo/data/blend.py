@@ -1,0 +1,157 @@
+"""Several datasets as one, drawn by weight: which dataset a position draws from, and which of its samples, without state.
+
+Positions come in periods of 1024. In every period dataset k has as many places as its weight says (largest remainders),
+spread over the period by a permutation of its own; so the shares are exact, and the count of samples drawn from each
+dataset follows from the position alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hitvideo import config
+from hitvideo.config import ConfigError, needed
+from hitvideo.data.order import Order, mix, permute
+from hitvideo.data.token_format import TokenSample
+from hitvideo.data.token_shards import Integers, TokenDataset, TokenRows
+from hitvideo.hierarchy import Clip
+from hitvideo.sections import TokenDataSection
+
+PERIOD = 1024
+_SALT = 0xB1E4D
+
+
+def open_tokens(section: TokenDataSection, clip: Clip | None = None) -> TokenDataset | Blend:
+    """The dataset, or the blend, that a run trains on; `clip` chooses the bucket."""
+    if not section.blend:
+        return TokenDataset(needed(section.manifest, "data.manifest"), clip)
+    parts = [TokenDataset(part.manifest, clip) for part in section.blend]
+    return Blend(parts, [part.weight for part in section.blend], section.validation_samples)
+
+
+def shares(weights: Sequence[float], places: int = PERIOD) -> list[int]:
+    """Whole numbers in proportion to the weights, `places` in all, at least one each."""
+    exact = np.array(weights, dtype=np.float64) / sum(weights) * places
+    counts = np.maximum(1, np.floor(exact).astype(int))
+    while counts.sum() != places:
+        step = 1 if counts.sum() < places else -1
+        gain = np.where(counts + step >= 1, (exact - counts) * step, -np.inf)
+        counts[int(gain.argmax())] += step
+    return [int(count) for count in counts]
+
+
+class BlendedOrder:
+    """position → place in the concatenation of the parts; a pure function of sizes, weights, seed and position."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, block: int) -> None:
+        self.orders = [Order(size, seed + number, block) for number, size in enumerate(sizes)]
+        self.first = np.cumsum([0, *sizes])
+        self.counts = shares(weights)
+        self.bounds = np.cumsum([0, *self.counts])
+        self.seed = seed
+
+    def __call__(self, positions: npt.ArrayLike) -> Integers:
+        """Positions (n,) → places (n,)."""
+        positions = np.asarray(positions, dtype=np.uint64)
+        periods, slots = positions // np.uint64(PERIOD), positions % np.uint64(PERIOD)
+        found = np.empty(positions.shape, dtype=np.int64)
+        for period in np.unique(periods):
+            seed = int(mix(np.array([period], dtype=np.uint64), self.seed ^ _SALT)[0]) >> 8
+            here = periods == period
+            place = permute(slots[here], PERIOD, seed).astype(np.int64)
+            which = np.searchsorted(self.bounds, place, side="right") - 1
+            drawn = np.array(self.counts)[which] * int(period) + place - self.bounds[which]
+            result = np.empty(place.shape, dtype=np.int64)
+            for number in np.unique(which):
+                mine = which == number
+                result[mine] = self.first[number] + self.orders[number](drawn[mine])
+            found[here] = result
+        return found
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Consecutive samples of the blend that are consecutive samples of one dataset."""
+
+    dataset: int
+    first: int
+    size: int
+
+
+class Blend:
+    """Several datasets numbered through: first the training part of each, then the held-out end of each.
+
+    So `split(len(blend), held_out)` holds out samples of all of them, in proportion to their sizes.
+    """
+
+    def __init__(self, datasets: Sequence[TokenDataset], weights: Sequence[float], held_out: int) -> None:
+        self.datasets, self.weights = list(datasets), list(weights)
+        self.manifest = self.datasets[0].manifest
+        self.path: Path = self.datasets[0].path
+        for other in self.datasets[1:]:
+            for key in ("hierarchy", "video_tokenizer"):
+                if _identity(other.manifest[key]) != _identity(self.manifest[key]) or other.grids != self.datasets[0].grids:
+                    raise ConfigError(f"data.blend: {other.path} and {self.path} differ in {key} or grids; tokenize them alike")
+        if empty := [str(dataset.path) for dataset in self.datasets if not len(dataset)]:
+            raise ConfigError(f"data.blend: {empty[0]} holds no sample; leave it out")
+        self.grids, self.tokens = self.datasets[0].grids, self.datasets[0].tokens
+        parts = [dataset.digest for dataset in self.datasets]
+        self.digest = config.fingerprint({"parts": parts, "weights": self.weights, "held_out": held_out})
+        sizes = [len(dataset) for dataset in self.datasets]
+        held_out = min(held_out, sum(sizes) // 2)
+        tails = [held_out * size // sum(sizes) for size in sizes]
+        tails[int(np.argmax(sizes))] += held_out - sum(tails)
+        bodies = [_Segment(k, 0, size - tail) for k, (size, tail) in enumerate(zip(sizes, tails, strict=True))]
+        ends = [_Segment(k, size - tail, tail) for k, (size, tail) in enumerate(zip(sizes, tails, strict=True))]
+        self._segments = [*bodies, *ends]
+        self._starts = np.cumsum([0] + [segment.size for segment in self._segments])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[TokenSample]:
+        return (sample for dataset in self.datasets for sample in dataset)
+
+    def __getitem__(self, sample: int) -> TokenSample:
+        """As `TokenDataset[…]`."""
+        number = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        segment = self._segments[number]
+        return self.datasets[segment.dataset][sample - int(self._starts[number]) + segment.first]
+
+    def captions(self) -> Iterator[str]:
+        """Every text of every sample."""
+        return (text for dataset in self.datasets for text in dataset.captions())
+
+    def order(self, samples: range, seed: int, block: int) -> BlendedOrder:
+        """The order in which a part of the blend, made of whole segments, is drawn; of places in the part."""
+        inside = [
+            (segment.size, self.weights[segment.dataset])
+            for segment, start in zip(self._segments, self._starts, strict=False)
+            if segment.size and samples.start <= start < samples.stop
+        ]
+        assert sum(size for size, _ in inside) == len(samples), "a part of a blend is its training part, its end, or all"
+        return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, block)
+
+    def read(self, samples: Sequence[int] | Integers) -> TokenRows:
+        """As `TokenDataset.read`."""
+        samples = np.asarray(samples, dtype=np.int64)
+        rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})
+        which = np.searchsorted(self._starts, samples, side="right") - 1
+        for number in np.unique(which):
+            segment, places = self._segments[number], np.flatnonzero(which == number)
+            part = self.datasets[segment.dataset].read(samples[places] - self._starts[number] + segment.first)
+            rows.codes[places] = part.codes
+            for row, caption in zip(places.tolist(), part.captions, strict=True):
+                rows.captions[row] = caption
+            rows.damaged |= {int(places[row]): error for row, error in part.damaged.items()}
+        return rows
+
+
+def _identity(description: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in description.items() if key != "weights"}

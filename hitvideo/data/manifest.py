@@ -1,0 +1,70 @@
+"""What is written when the last shard is done: everything about a dataset, and the one file that a trainer opens.
+
+    manifest.json    all receipts, the totals, hierarchy and tokenizer, one digest over everything: for people and `verify`
+    manifest.pack    all indexes: what a trainer opens (see pack_index.py)
+    rejects.jsonl    every reject of every shard, one line each, with its reason
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hitvideo.data import ShardError
+from hitvideo.data.pack_index import write_pack
+from hitvideo.data.token_format import json_bytes, read_index, write_whole
+
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+TOTALS = ("samples_in", "samples_out", "rejected")
+
+
+def pack_path(manifest: Path) -> Path:
+    return manifest.with_suffix(".pack")
+
+
+def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: dict[str, Any]) -> Path:
+    """All three files: a pure function of receipts and indexes, so it does not matter which task writes them, or how often.
+
+    Raises ShardError where an index is missing or damaged, or where the counts do not add up.
+    """
+    receipts = sorted(receipts, key=lambda receipt: receipt["stem"])
+    totals = {name: sum(receipt[name] for receipt in receipts) for name in TOTALS}
+    if totals["samples_in"] != totals["samples_out"] + totals["rejected"]:
+        raise ShardError(f"{out}: {sum_of(totals)}: samples are lost or doubled")
+    header = {"digest": digest_of(receipts), **totals, **description}
+    buckets = max(1, len(description.get("buckets", ())))
+    counts = [np.bincount(read_index(out, receipt)["bucket"], minlength=buckets) for receipt in receipts]
+    indexes = (read_index(out, receipt) for receipt in receipts)
+    stems = [receipt["stem"] for receipt in receipts]
+    write_pack(pack_path(out / MANIFEST), header, stems, np.array(counts, np.int64).reshape(-1, buckets), indexes)
+    rejects = rejects_of(receipts)
+    _replace(out / REJECTS, "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects).encode())
+    _replace(out / MANIFEST, json_bytes({**header, "shards": receipts}))
+    return out / MANIFEST
+
+
+def digest_of(receipts: Sequence[dict[str, Any]]) -> str:
+    """sha256 over the checksums of all tars and indexes: what a checkpoint remembers its data by."""
+    return hashlib.sha256("".join(r["tar_sha256"] + r["index_sha256"] for r in receipts).encode()).hexdigest()
+
+
+def rejects_of(receipts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"stem": receipt["stem"], **reject} for receipt in receipts for reject in receipt.get("rejects", ())]
+
+
+def sum_of(counts: dict[str, Any]) -> str:
+    """The sum that has to come out even, in words."""
+    return f"{counts['samples_in']} in = {counts['samples_out']} out + {counts['rejected']} rejected"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_whole(temporary, content)
+    os.replace(temporary, path)

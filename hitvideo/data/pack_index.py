@@ -1,0 +1,123 @@
+"""All indexes of a dataset in one file, so that a trainer opens one file, whatever the number of shards.
+
+    manifest.pack    magic, size of the header │ header (JSON) │ starts │ stems │ entries
+
+`starts[b, s]` counts the samples of bucket b before shard s: a binary search finds a sample's shard. `entries` are the
+shards' own index entries, bucket after bucket, shard after shard. Table and entries are mapped, not read: of a billion
+samples only the pages that are asked for come into memory. (Mapped are these tables alone; tars are read by `pread`.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
+from hitvideo.data.token_format import INDEX_DTYPE
+
+MAGIC = b"HVPACK01"
+_PREFIX = struct.Struct("<8sQ")  # magic, bytes of the header
+_ALIGNMENT = 64
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An opened pack; the arrays are views of the file."""
+
+    header: dict[str, Any]
+    """The manifest without its list of receipts."""
+    starts: npt.NDArray[np.uint64]  # (buckets, shards + 1)
+    stems: npt.NDArray[np.bytes_]  # (shards,)
+    entries: npt.NDArray[Any]  # (samples,) of INDEX_DTYPE
+
+    def bucket(self, number: int) -> npt.NDArray[Any]:
+        """The entries of one bucket, in the order of the shards."""
+        first = int(self.starts[:number, -1].sum())
+        return self.entries[first : first + int(self.starts[number, -1])]
+
+
+def write_pack(
+    path: Path, header: dict[str, Any], stems: Sequence[str], counts: npt.NDArray[Any], indexes: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Write a pack; `counts` (shards, buckets) samples, `indexes` the shards' indexes, each sorted by bucket.
+
+    The file appears whole or not at all, and the same arguments give the same bytes.
+    """
+    starts = np.zeros((counts.shape[1], counts.shape[0] + 1), np.uint64)
+    np.cumsum(counts.T, axis=1, out=starts[:, 1:])
+    names = np.array([stem.encode() for stem in stems], dtype=np.bytes_) if stems else np.zeros(0, "S1")
+    total = int(starts[:, -1].sum())
+    table = starts.tobytes() + names.tobytes()
+    layout = {"buckets": counts.shape[1], "shards": len(stems), "stem_bytes": names.dtype.itemsize, "samples": total}
+    layout |= {"entry": INDEX_DTYPE.descr, "table_sha256": hashlib.sha256(table).hexdigest()}
+    text = json.dumps({"layout": layout, "manifest": header}, sort_keys=True, ensure_ascii=False).encode()
+    text += b" " * (-(_PREFIX.size + len(text)) % _ALIGNMENT)
+    first = _aligned(_PREFIX.size + len(text) + len(table))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(_PREFIX.pack(MAGIC, len(text)) + text + table)
+        file.truncate(first + total * INDEX_DTYPE.itemsize)
+        before = np.concatenate([[0], np.cumsum(starts[:, -1])[:-1]]).astype(np.uint64)
+        for shard, index in enumerate(indexes):
+            places = before + starts[:, shard]
+            done = 0
+            for bucket, count in enumerate(counts[shard].tolist()):
+                file.seek(first + int(places[bucket]) * INDEX_DTYPE.itemsize)
+                file.write(index[done : done + count].tobytes())
+                done += count
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def open_pack(path: Path) -> Pack:
+    """Map a pack. Raises ConfigError for a file that is none, ShardError for one that is cut or damaged."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(_PREFIX.size)
+            magic, length = _PREFIX.unpack(start) if len(start) == _PREFIX.size else (b"", 0)
+            if magic != MAGIC:
+                raise ConfigError(f"{path}: not a pack of tokenize_shards; run its command again, which writes it anew")
+            header = json.loads(file.read(min(length, size)))
+            layout = header["layout"]
+            shards, buckets, samples = layout["shards"], layout["buckets"], layout["samples"]
+            starts_bytes, stems_bytes = 8 * buckets * (shards + 1), layout["stem_bytes"] * shards
+            table = file.read(starts_bytes + stems_bytes)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ShardError(f"{path}: damaged: {error!r}") from error
+    first = _aligned(_PREFIX.size + length + len(table))
+    if size != first + samples * INDEX_DTYPE.itemsize:
+        raise ShardError(f"{path}: {size} bytes, its header says {first + samples * INDEX_DTYPE.itemsize}")
+    same_entry = np.dtype([tuple(field) for field in layout["entry"]]) == INDEX_DTYPE
+    if not same_entry or hashlib.sha256(table).hexdigest() != layout["table_sha256"]:
+        raise ShardError(f"{path}: damaged: the table of shards is not what its checksum says")
+    starts = np.frombuffer(table, np.uint64, buckets * (shards + 1)).reshape(buckets, shards + 1)
+    stems = np.frombuffer(table, f"S{layout['stem_bytes']}", shards, starts_bytes)
+    entries: npt.NDArray[Any] = np.zeros(0, INDEX_DTYPE)
+    if samples:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # a batch wants a few pages here and there; reading ahead would fetch megabytes
+        entries = np.frombuffer(mapped, INDEX_DTYPE, samples, first)
+    return Pack(header["manifest"], starts, stems, entries)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,90 @@
+"""The offline job's frames per second against its two ceilings: decoding alone and encoding alone.
+
+    python tests/benchmarks/bench_tokenize_job.py
+
+Videos of 128×128 are rendered and packed, then timed in turn, in one process run: the decoding pool alone (one worker
+process), the encoder alone on clips that are in memory (one thread), and the job, which does both at once and commits.
+The job's ceiling is the slower of the two.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hitvideo.data.pack import write_moving_shapes
+from hitvideo.data.video_shards import list_shards, scan
+from hitvideo.hierarchy import Clip, Hierarchy, Level
+from hitvideo.schema import TokenizeRun
+from hitvideo.sections import VideoTokenizerSection
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from tokenize_shards.decoding import DecodingPool
+from tokenize_shards.encoder import Encoder
+from tokenize_shards.job import Pipeline
+
+CLIP = Clip(frames=16, height=128, width=128, fps=8)
+CLIPS, PER_SHARD, BATCH, ROUNDS = 48, 16, 4, 3
+
+
+def make_run(folder: Path) -> TokenizeRun:
+    hierarchy = Hierarchy(levels=(Level(down=(16, 32, 32), num_bits=12), Level(down=(8, 16, 16), num_bits=12)))
+    section = VideoTokenizerSection(patch=4, channels=(16, 16, 24, 32), latent_channels=8, blocks=1)
+    torch.manual_seed(0)
+    VideoTokenizer(section, hierarchy).eval().save(folder / "weights", CLIP)
+    write_moving_shapes(folder / "videos", CLIPS, 0, CLIP, "mixed", PER_SHARD)
+    data = {"video_shards": str(folder / "videos"), "out": str(folder / "out"), "batch": BATCH, "workers": 1}
+    weights = {"weights": str(folder / "weights")}
+    return TokenizeRun(program="tokenize_shards", run={"name": "bench"}, video_tokenizer=weights, data=data)
+
+
+def rate(call: Callable[[], object]) -> float:
+    """Frames per second of one pass over all clips."""
+    start = time.perf_counter()
+    call()
+    return CLIPS * CLIP.frames / (time.perf_counter() - start)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, DecodingPool(1, 60, 4) as pool:
+        folder = Path(name)
+        run = make_run(folder)
+        encoder, shards = Encoder(run), list_shards(str(folder / "videos"))
+        work = [(shard, member, encoder.recipe) for shard in shards for member in scan(shard).samples]
+        clips = [pool.submit(*item).result().clips[0] for item in work]  # also starts the worker
+
+        def decode() -> None:
+            for future in [pool.submit(*item) for item in work]:
+                future.result()
+
+        def encode() -> None:
+            for start in range(0, CLIPS, BATCH):
+                for indices in encoder(clips[start : start + BATCH]):
+                    indices.cpu()
+
+        def job() -> None:
+            out = folder / f"out{time.monotonic_ns()}"
+            out.mkdir()
+            assert len(list(Pipeline(encoder, pool, out)(shards, lambda _: None))) == len(shards)
+
+        sides = {"decode only": decode, "encode only": encode, "job": job}
+        figures: dict[str, list[float]] = {side: [] for side in sides}
+        for turn in range(ROUNDS + 1):
+            for side, call in sides.items():
+                found = rate(call)
+                if turn:
+                    figures[side].append(found)
+        medians = {side: statistics.median(rates) for side, rates in figures.items()}
+        for side, found in medians.items():
+            print(f"{side:12} {found:8.0f} frames/s")
+        ceiling = min(medians["decode only"], medians["encode only"])
+        print(f"job : the slower of the two = {medians['job'] / ceiling:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`verify` finds every lie: one is told at a time, in each file of a dataset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hitvideo.config import ConfigError
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.token_format import json_bytes, npy_bytes, sha256
+from hitvideo.data.verify import verify
+from tests.samples import make_token_shards
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_token_shards(tmp_path_factory.mktemp("honest"), shards=2, per_shard=4).parent
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_bytes(json_bytes(content))
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def swap_entries(out: Path) -> None:
+    """An index that points at other samples, with receipts and manifest made to fit: only the content can tell."""
+    path = out / "000001.index.npy"
+    index = np.load(path)
+    index["caption"][1] += 1
+    index["caption_bytes"][1] -= 2
+    path.write_bytes(npy_bytes(index))
+    receipts = []
+    for stem in ("000000", "000001"):
+        edit(out / f"{stem}.receipt.json", lambda r: r.update(index_sha256=sha256(out / f"{r['stem']}.index.npy")))
+        receipts.append(json.loads((out / f"{stem}.receipt.json").read_text()))
+    manifest = json.loads((out / "manifest.json").read_text())
+    write_manifest(out, receipts, {name: manifest[name] for name in ("hierarchy", "grids", "video_tokenizer")})
+
+
+def small_codebook(out: Path) -> None:
+    """The manifest claims fewer bits than the codes have; the pack is made to fit."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["hierarchy"]["levels"][3]["num_bits"] = 2
+    receipts = manifest["shards"]
+    write_manifest(out, receipts, {name: manifest[name] for name in ("hierarchy", "grids", "video_tokenizer")})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-512])
+
+
+LIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tar": (lambda out: flip(out / "000001.tar", 5000), "000001.tar: its sha256 is not the receipt's"),
+    "tar padding": (lambda out: flip(out / "000001.tar", -1), "000001.tar: its sha256 is not the receipt's"),
+    "tar gone": (lambda out: (out / "000000.tar").unlink(), "000000.tar: missing"),
+    "index": (lambda out: flip(out / "000000.index.npy", -1), "000000.index.npy: its sha256 is not the receipt's"),
+    "index gone": (lambda out: (out / "000000.index.npy").unlink(), "cannot read the index"),
+    "receipt": (
+        lambda out: edit(out / "000000.receipt.json", lambda r: r.update(samples_in=5)), "000000.receipt.json: missing, or not",
+    ),
+    "receipt gone": (lambda out: (out / "000000.receipt.json").unlink(), "000000.receipt.json: missing, or not"),
+    "totals": (lambda out: edit(out / "manifest.json", lambda m: m.update(samples_out=9)), "are not the sums of its receipts"),
+    "digest": (lambda out: edit(out / "manifest.json", lambda m: m.update(digest="0")), "its digest is not that"),
+    "order": (lambda out: edit(out / "manifest.json", lambda m: m["shards"].reverse()), "its digest is not that"),
+    "count": (lambda out: edit(out / "manifest.json", lambda m: m["shards"][0].update(samples_in=5)), "5 in ≠ 4 out + 0 rejected"),
+    "rejects": (lambda out: (out / "rejects.jsonl").write_text('{"key": "x"}\n'), "rejects.jsonl: is not what"),
+    "pack": (lambda out: flip(out / "manifest.pack", -1), "manifest.pack: its entries of 000001 are not"),
+    "pack cut": (lambda out: cut(out / "manifest.pack"), "manifest.pack: "),
+    "another's pack": (lambda out: edit(out / "manifest.json", lambda m: m.update(grids=[])), "manifest.pack: is not of this"),
+    "index beside the caption": (swap_entries, "sample 1, 1-0001: the index points beside its codes or its caption"),
+    "codebook": (small_codebook, "level 3 holds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_every_lie_is_found(honest: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(honest, out)
+    assert list(verify(out / "manifest.json")) == []
+    lie, message = LIES[name]
+    lie(out)
+    faults = list(verify(out / "manifest.json"))
+    assert any(message in fault for fault in faults), faults
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[1]")
+    for name in ("manifest.json", "none.json"):
+        with pytest.raises(ConfigError, match=name):
+            list(verify(tmp_path / name))

@@ -1,0 +1,50 @@
+"""A small untrained tokenizer, small videos, and what the job wrote for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hitvideo import config
+from hitvideo.data.pack import write_moving_shapes
+from hitvideo.sections import VideoTokenizerSection
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from tests.conftest import ROOT
+from tests.samples import tiny_hierarchy
+
+CLIPS, PER_SHARD = 14, 4
+
+
+def save_tokenizer(out: Path, seed: int) -> Path:
+    """Untrained: its codes are as good as any for bookkeeping."""
+    hierarchy, clip = tiny_hierarchy()
+    part = config.resolve(ROOT / "yaml_configs/parts/video_tokenizer/tiny.yaml")["video_tokenizer"]
+    torch.manual_seed(seed)
+    VideoTokenizer(VideoTokenizerSection(**{**part, "channels": (8, 12, 16)}), hierarchy).eval().save(out, clip)
+    return out
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("weights"), 0)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("videos")
+    write_moving_shapes(out, CLIPS, 0, tiny_hierarchy()[1], "mixed", PER_SHARD)
+    return out
+
+
+def words(weights: Path, videos: Path | str, out: Path, *more: str) -> list[str]:
+    """The job's command line; decoding in its own process, which starts at once, and no MLflow."""
+    quick = ["data.workers=0", "tracking.enabled=false", f"run.root={out.parent / 'runs'}"]
+    run = str(ROOT / "yaml_configs/tokenize_shards/tiny.yaml")
+    return [run, f"video_tokenizer.weights={weights}", f"data.video_shards={videos}", f"data.out={out}", *quick, *more]
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """All files that count, by name."""
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if not path.name.startswith(".")}

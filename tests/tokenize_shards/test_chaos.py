@@ -1,0 +1,145 @@
+"""Four tasks, thirty kills at random moments, one task never started again: nothing lost, nothing twice, the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import random
+import sys
+import tarfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hitvideo.data.pack import write_moving_shapes
+from hitvideo.data.token_shards import TokenDataset
+from hitvideo.data.verify import verify
+from hitvideo.data.video_shards import list_shards, read, scan
+from hitvideo.video import encode_mp4
+from tests.samples import tiny_hierarchy
+from tests.test_video import claiming, mux
+from tests.tokenize_shards.conftest import content, words
+
+SHARDS, PER_SHARD, TASKS, KILLS = 64, 6, 4, 30
+LOST = 3  # this task is killed once, in the middle, and stays dead
+
+
+def planted(good: bytes) -> dict[str, tuple[bytes, str]]:
+    """Bad files by key, with the reason each must be rejected for."""
+    return {
+        "bad-truncated": (good[: len(good) // 2], "corrupt"),
+        "bad-zero": (b"", "empty"),
+        "bad-text": (b"a text by the name of a video\n" * 30, "corrupt"),
+        "bad-one-frame": (encode_mp4(np.zeros((1, 32, 32, 3), np.uint8), 8), "too_short"),
+        "bad-ten-hours": (mux([0, 1, 36000], tick=Fraction(1, 30)), "too_long"),
+        "bad-30k": (claiming(30_000), "corrupt"),
+        "bad-8k": (claiming(8000), "too_large"),
+        "../outside": (good, "bad_name"),
+    }
+
+
+def make_videos(out: Path) -> dict[tuple[str, str], str]:
+    """64 shards: eight with a planted file, one with a key twice, one cut in the middle; returns the rejects to expect."""
+    write_moving_shapes(out, SHARDS * PER_SHARD, 1, tiny_hierarchy()[1], "mixed", PER_SHARD)
+    shards = list_shards(str(out))
+    expected = {}
+    good = read(shards[0], scan(shards[0]).samples[0]).video
+    for shard, (name, (data, reason)) in zip(shards[::7], planted(good).items(), strict=False):
+        assert isinstance(shard, Path)
+        append(shard, name, data)
+        expected[shard.stem, name] = reason
+    twice, cut = shards[1], shards[2]
+    assert isinstance(twice, Path)
+    assert isinstance(cut, Path)
+    key = scan(twice).samples[0].key
+    append(twice, key, b"another of this name")
+    expected[twice.stem, key] = "duplicate"
+    cut.write_bytes(cut.read_bytes()[: scan(cut).samples[3].video.offset + 99])
+    expected[cut.stem, ""] = "truncated"
+    assert len(expected) == len(planted(b"")) + 2
+    return expected
+
+
+def append(shard: Path, key: str, data: bytes) -> None:
+    with tarfile.open(shard, "a") as tar:
+        for name, member in ((f"{key}.mp4", data), (f"{key}.json", b'{"caption": "planted"}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(member)
+            tar.addfile(info, io.BytesIO(member))
+
+
+def run_task(arguments: list[str], log: Path) -> None:
+    import torch
+
+    from tokenize_shards.__main__ import main
+
+    torch.set_num_threads(1)
+    sys.stderr = log.open("a")
+    sys.exit(main(arguments))
+
+
+@pytest.mark.slow
+def test_thirty_kills(weights: Path, tmp_path: Path) -> None:
+    videos, quiet, out = tmp_path / "videos", tmp_path / "quiet" / "out", tmp_path / "out"
+    expected = make_videos(videos)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tokenize_shards.__main__"])
+
+    def start(task: int) -> Any:
+        which = [f"task.index={task}", f"task.count={TASKS}", "task.lease_seconds=1.5"]
+        more = [*which, "data.batch=2", f"data.workers={task % 2}"]
+        process = context.Process(target=run_task, args=(words(weights, videos, out, *more), tmp_path / f"log{task}"))
+        process.start()
+        return process
+
+    undisturbed = context.Process(target=run_task, args=(words(weights, videos, quiet), tmp_path / "log"))
+    undisturbed.start()
+    undisturbed.join(120)
+    assert undisturbed.exitcode == 0, (tmp_path / "log").read_text()
+
+    rng, kills, lost = random.Random(0), 0, False
+    running = {task: start(task) for task in range(TASKS)}
+    deadline = time.monotonic() + 200
+    while any(process.is_alive() for process in running.values()):
+        assert time.monotonic() < deadline, "the job does not end"
+        time.sleep(rng.uniform(0.05, 0.3))
+        for task, process in list(running.items()):
+            if not process.is_alive():
+                assert process.exitcode == 0, (tmp_path / f"log{task}").read_text()
+                del running[task]
+        alive = [task for task, process in running.items() if process.is_alive()]
+        if kills < KILLS and alive:
+            task = LOST if kills == KILLS // 3 and LOST in alive else rng.choice(alive)
+            running[task].kill()
+            running[task].join()
+            kills += 1
+            if task == LOST and kills > KILLS // 3:
+                lost = True
+                del running[task]
+            else:
+                running[task] = start(task)
+    assert kills == KILLS
+    assert lost
+    assert content(out) == content(quiet)
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    found = scan_all(videos)
+    good = found - len(expected) + 1  # the cut shard's reject stands for what was cut away
+    assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (found + 1, good, len(expected))
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    assert {(reject["stem"], reject["key"]): reject["reason"] for reject in rejects} == expected
+    keys = [sample.key for sample in TokenDataset(out / "manifest.json")]
+    assert len(keys) == len(set(keys)) == good
+    assert list(verify(out / "manifest.json")) == []
+    assert not (tmp_path / "outside").exists()
+
+
+def scan_all(videos: Path) -> int:
+    """Samples that are there to be found, good and bad."""
+    listings = [scan(shard) for shard in list_shards(str(videos))]
+    return sum(len(listing.samples) + len(listing.bad) for listing in listings)

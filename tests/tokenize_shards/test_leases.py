@@ -1,0 +1,75 @@
+"""Who does which shard; a lease is one task's, until it is silent for too long."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tokenize_shards.leases import Leases, claims, plan
+
+
+def test_the_plan_evens_out_bytes() -> None:
+    shards = [Path(f"{k:02d}.tar") for k in range(20)]
+    sizes = [1000, *[50] * 19]
+    shares = plan(shards, sizes, 4)
+    assert sorted(shard for share in shares for shard in share) == shards
+    loads = [sum(sizes[int(shard.stem)] for shard in share) for share in shares]
+    assert max(loads) == 1000
+    assert sorted(loads)[:3] == [300, 300, 350]
+    assert all(share == sorted(share) for share in shares)
+    assert plan(shards[:2], [1, 1], 5)[2:] == [[], [], []]
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    with Leases(tmp_path, 100) as one, Leases(tmp_path, 100) as other:
+        assert one.take("a")
+        assert not other.take("a")
+        assert not one.take("a"), "it is on its way already"
+        assert other.take("b")
+        one.release("a")
+        assert other.take("a")
+    assert not (tmp_path / ".leases").exists()
+
+
+def test_the_silent_are_taken_for_dead(tmp_path: Path) -> None:
+    with Leases(tmp_path, 0.4) as alive, Leases(tmp_path, 0.4) as other:
+        (alive.folder / "dead.lease").touch()
+        assert alive.take("mine")
+        assert not other.take("dead")
+        time.sleep(0.7)
+        assert other.take("dead")
+        assert not other.take("mine"), "its owner is still heard of"
+
+
+def test_claims(tmp_path: Path) -> None:
+    """Mine first, then the others'; what a live task holds is waited for, and done when that task dies."""
+    shards = [tmp_path / f"{k}.tar" for k in range(5)]
+
+    def finish(stem: str) -> None:
+        (tmp_path / f"{stem}.receipt.json").touch()
+
+    finish("1")
+    with Leases(tmp_path, 0.4) as leases:
+        (leases.folder / "3.lease").touch()  # of a task that will not be heard of again
+        running = claims(shards[:2], shards[2:], tmp_path, leases, lambda: False)
+        found = []
+        start = time.monotonic()
+        for shard in running:
+            found.append(shard)
+            if shard is None:
+                for stem in ("0", "2", "4"):
+                    finish(stem)
+            elif shard.stem == "3":
+                finish("3")
+        assert [shard.stem for shard in found if shard] == ["0", "2", "4", "3"]
+        assert time.monotonic() - start >= 0.3
+        assert found[3] is None, "before it waits, it asks for what is under way"
+
+
+def test_only_one_task_waits(tmp_path: Path) -> None:
+    with Leases(tmp_path, 100) as one, Leases(tmp_path, 100) as other:
+        assert one.take("0")
+        assert one.take("watch")
+        assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: False)) == [None]
+        assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: True)) == []
+

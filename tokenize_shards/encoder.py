@@ -1,0 +1,118 @@
+"""The video tokenizer on its device, and the check that the device computes what it should."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hitvideo import config
+from hitvideo.config import ConfigError, needed
+from hitvideo.hierarchy import Clip
+from hitvideo.schema import TokenizeRun
+from hitvideo.tokenizer.video_tokenizer import fingerprint, load
+from hitvideo.video import Fit, Frames
+from tokenize_shards.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class Encoder:
+    """A trained tokenizer with everything that decides its codes."""
+
+    def __init__(self, settings: TokenizeRun, device: torch.device | None = None) -> None:
+        """Raises ConfigError for weights that are not there, for a bucket that does not fit, for a device that errs."""
+        weights = Path(needed(settings.video_tokenizer.weights, "video_tokenizer.weights"))
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.settings = settings
+        self.weights = weights.resolve()
+        self.fingerprint = fingerprint(weights)
+        self.tokenizer, self.clip = load(weights, self.device)
+        data = settings.data
+        fit: Fit = data.fit
+        buckets = data.buckets or (self.clip,)
+        self.recipe = Recipe(buckets, fit, data.clips_per_video, data.clip_stride, settings.limits)
+        longest = max(clip.frames / clip.fps for clip in buckets)
+        if data.clip_stride and data.clip_stride < longest:
+            raise ConfigError(f"data.clip_stride {data.clip_stride:g} s is less than a clip's {longest:g}; clips would overlap")
+        self.grids = [self.tokenizer.hierarchy.grids(clip.extent) for clip in buckets]
+        wanted = data.dtype if data.dtype != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
+        self.tokenizer.to(self.dtype)
+        if self.dtype == torch.float32:  # what is asked for is fp32, not TF32
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            self._check_device()
+        if data.compile:
+            self.tokenizer.encoder.compile()
+
+    @cached_property
+    def contract(self) -> str:
+        """Fingerprint of all that decides a token shard's content: tokenizer, clips, limits, precision."""
+        precision = {"dtype": str(self.dtype), "chunk": self.settings.data.chunk}
+        return config.fingerprint(self.fingerprint, self.recipe.described(), precision)
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest says about its codes."""
+        buckets = [
+            {"video": clip.model_dump(mode="json"), "grids": [list(grid) for grid in grids]}
+            for clip, grids in zip(self.recipe.buckets, self.grids, strict=True)
+        ]
+        return {
+            **buckets[0],
+            "buckets": buckets,
+            "hierarchy": self.tokenizer.hierarchy.model_dump(mode="json"),
+            "video_tokenizer": {"fingerprint": self.fingerprint, "weights": str(self.weights)},
+        }
+
+    def __call__(self, clips: Sequence[Frames]) -> list[Tensor]:
+        """uint8 clips (T, H, W, 3) → indices of every level (B, t, h, w), on the device: work may still be queued there."""
+        pixels = torch.from_numpy(np.stack(clips))  # (B, T, H, W, 3)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True)
+        video = pixels.permute(0, 4, 1, 2, 3).float().contiguous() / 127.5 - 1
+        return self.tokenizer.encode(video.to(self.dtype), chunk=self._chunk(video.shape[2]))
+
+    def _chunk(self, frames: int) -> int | None:
+        chunk = self.settings.data.chunk
+        return chunk if chunk and frames > chunk else None
+
+    def _check_device(self) -> None:
+        """A golden clip in fp32 on the CPU against this device and precision: 3D convolutions have been silently wrong."""
+        oracle, _ = load(self.weights, "cpu")
+        frames = golden_clip(self.recipe.buckets[0])
+        video = torch.from_numpy(frames.transpose(3, 0, 1, 2))[None].float() / 127.5 - 1
+        levels = self.tokenizer.hierarchy.levels
+        for number, (ours, right) in enumerate(zip(self([frames]), oracle.encode(video), strict=True)):
+            equal = bit_agreement(ours.cpu(), right, levels[number].num_bits)
+            log.info("golden clip, level %d: %.2f %% of bits as in fp32 on the CPU", number, 100 * equal)
+            if equal < self.settings.data.agreement:
+                raise ConfigError(
+                    f"this device ({self.device}, {self.dtype}) gives {100 * equal:.1f} % of level {number}'s bits on a golden "
+                    f"clip as fp32 on the CPU does, data.agreement asks for {100 * self.settings.data.agreement:.1f} %; use "
+                    f"data.dtype=fp32, or another version of torch or cuDNN"
+                )
+
+
+def golden_clip(clip: Clip) -> Frames:
+    """Moving waves in three colours, every value of a pixel: a function of the shape alone."""
+    t, h, w = (np.arange(size) for size in clip.extent)
+    waves = [
+        np.sin(0.9 * t[:, None, None] + h[None, :, None] / (5 + k) + w[None, None, :] / (7 - k)) for k in range(3)
+    ]
+    return np.rint((np.stack(waves, axis=-1) + 1) * 127.5).astype(np.uint8)  # (T, H, W, 3)
+
+
+def bit_agreement(one: Tensor, other: Tensor, num_bits: int) -> float:
+    """Share of equal bits in two arrays of indices; chance gives one half."""
+    differing = one ^ other
+    ones = sum(int(((differing >> bit) & 1).sum()) for bit in range(num_bits))
+    return 1 - ones / (differing.numel() * num_bits)

@@ -1,0 +1,131 @@
+"""Which task does which shard, and how the others notice that it died.
+
+A task begins with its own shards, dealt out by size, and then helps the others. Before a shard it creates a lease file,
+which fails if there is one, and touches it while it works; a lease that has not been touched for long is taken over.
+Leases only save work: two tasks that do the same shard give the same bytes, and the first commit wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from hitvideo.data.remote import Shard
+from hitvideo.data.token_format import shard_paths
+
+_WATCH = "watch"  # the lease of the one task that waits for the others' last shards
+
+
+def owner() -> str:
+    """Names this process among all tasks."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def plan(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> list[list[Shard]]:
+    """Deal shards out to tasks so that bytes are even: the largest first, each to the task with least; in order of name."""
+    loads = [(0, task) for task in range(tasks)]
+    share: list[list[Shard]] = [[] for _ in range(tasks)]
+    for size, shard in sorted(zip(sizes, shards, strict=True), key=lambda pair: (-pair[0], str(pair[1]))):
+        load, task = heapq.heappop(loads)
+        share[task].append(shard)
+        heapq.heappush(loads, (load + size, task))
+    return [sorted(mine, key=str) for mine in share]
+
+
+class Leases:
+    """Lease files in `out`/.leases, kept alive by a thread; use as a context manager."""
+
+    def __init__(self, out: Path, seconds: float) -> None:
+        self.folder = out / ".leases"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seconds = seconds
+        self._clock = self.folder / f"clock.{owner()}"  # the file system's own time: machines' clocks differ
+        self._held: set[Path] = set()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Leases:
+        self._clock.touch()
+        self._thread.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._ending.set()
+        self._thread.join()
+        for path in (*self._held, self._clock):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: others are at work
+            self.folder.rmdir()
+
+    def take(self, name: str) -> bool:
+        """True where nobody alive holds it; it is then ours until `release`, or until this process dies."""
+        path = self.folder / f"{name}.lease"
+        for _ in range(2):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                if path in self._held or not self._expired(path):
+                    return False
+                with contextlib.suppress(FileNotFoundError):  # another was as quick
+                    os.rename(path, self._clock)
+                continue
+            self._held.add(path)
+            return True
+        return False
+
+    def release(self, name: str) -> None:
+        path = self.folder / f"{name}.lease"
+        self._held.discard(path)
+        path.unlink(missing_ok=True)
+
+    def _expired(self, path: Path) -> bool:
+        self._clock.touch()
+        try:
+            return self._clock.stat().st_mtime - path.stat().st_mtime > self.seconds
+        except FileNotFoundError:
+            return False
+
+    def _beat(self) -> None:
+        while not self._ending.wait(self.seconds / 4):
+            for path in list(self._held):
+                with contextlib.suppress(FileNotFoundError):  # we were taken for dead; the first commit wins
+                    os.utime(path)
+
+
+def done(out: Path, stem: str) -> bool:
+    return shard_paths(out, stem)[2].is_file()
+
+
+def claims(
+    mine: Sequence[Shard], others: Sequence[Shard], out: Path, leases: Leases, stopping: Callable[[], bool]
+) -> Iterator[Shard | None]:
+    """Shards to do, each leased: first mine, then whatever others leave undone; None asks the caller to finish what it holds.
+
+    When all that is left is held by live tasks, one task waits, to take over from any that dies; the rest are not needed.
+    """
+    left = [shard for shard in (*mine, *others) if not done(out, shard.stem)]
+    watching = False
+    while left and not stopping():
+        for shard in left:
+            if stopping():
+                return
+            if done(out, shard.stem) or not leases.take(shard.stem):
+                continue
+            if done(out, shard.stem):  # it was committed between the two questions
+                leases.release(shard.stem)
+                continue
+            yield shard
+        yield None
+        left = [shard for shard in left if not done(out, shard.stem)]
+        watching = watching or (bool(left) and leases.take(_WATCH))
+        if left and not watching:
+            return
+        if left:
+            time.sleep(min(1.0, leases.seconds / 4))

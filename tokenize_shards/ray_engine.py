@@ -1,0 +1,64 @@
+"""The same job on a Ray cluster: Ray Data maps shards to actors, each with its encoder and decoders. Receipts are the same.
+
+The cluster is the one of RAY_ADDRESS, else one on this machine. An actor has a GPU where the cluster has any. Ray restarts
+what fails; what it does twice is committed once, and the same command again does what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hitvideo.config import ConfigError
+from hitvideo.data.remote import Shard
+from hitvideo.schema import TokenizeRun
+from tokenize_shards.decoding import DecodingPool
+from tokenize_shards.encoder import Encoder
+from tokenize_shards.job import tokenize_shard
+from tokenize_shards.leases import done
+
+
+class Tokenizer:
+    """An actor: loads the video tokenizer once, then does one shard after another."""
+
+    def __init__(self, settings: dict[str, Any], workers: int) -> None:
+        run = TokenizeRun(**settings)
+        self.out = Path(str(run.data.out))
+        self.encoder = Encoder(run)
+        self.pool = DecodingPool(workers, run.data.decode_seconds, run.data.decode_gib)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        tokenize_shard(row["shard"], self.out, self.encoder, self.pool)
+        return {"stem": row["shard"].stem}
+
+
+def run_on_ray(shards: Sequence[Shard], out: Path, settings: TokenizeRun, workers: int) -> None:
+    """Do all shards that have no receipt. Raises ConfigError where Ray is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray Data: pip install 'hitvideo[ray]', or leave the option out") from error
+    missing = [{"shard": shard} for shard in shards if not done(out, shard.stem)]
+    if not missing:
+        return
+    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    actors = min(len(missing), gpus or max(1, cpus // (workers + 1)))
+    # An actor has a working directory of its own.
+    absolute = {"data": settings.data.model_copy(update={"out": str(out.resolve())})}
+    content = settings.model_copy(update=absolute).model_dump(mode="json")
+    rows = ray.data.from_items(missing, override_num_blocks=len(missing))
+    finished = rows.map(
+        Tokenizer,
+        fn_constructor_args=(content, workers),
+        num_gpus=1 if gpus else 0,
+        num_cpus=min(cpus // actors, workers + 1),
+        compute=ray.data.ActorPoolStrategy(size=actors),
+    )
+    with tqdm(desc=f"{actors} actors", total=len(missing), unit="shard", disable=not missing) as bar:
+        for _ in finished.iter_rows():
+            bar.update()
