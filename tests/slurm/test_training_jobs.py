@@ -154,16 +154,21 @@ def test_a_node_that_was_cut_off_writes_nothing_more(cluster: Cluster, manifest:
     assert all(torch.equal(ours[name], quiet[name]) for name in quiet)
 
 
-def test_a_broken_node_is_excluded_and_named(cluster: Cluster, manifest: Path, tmp_path: Path) -> None:
-    """Its shared memory is gone: the job goes on elsewhere, without it."""
+def test_a_broken_node_is_excluded_and_named(
+    cluster: Cluster, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shared memory is gone: the job is requeued without it, or with a spare node goes on at once on the others."""
     if not cluster.namespaces:
         pytest.skip("a node is broken, which needs namespaces of its own (root)")
     words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "train.micro_batch=8", "train.steps=2",
-             "tracking.enabled=false", "run.name=broken"]  # fmt: skip
+             "tracking.enabled=false"]  # fmt: skip
     with cluster.without_shared_memory("n1"), logs_on_failure(LOGS):
-        size = ["--nodes=1", "--gpus-per-node=1", "--cpus-per-task=2", "--time=10"]
-        job = cluster.submit(*size, "slurm/pretrain_7b.sh", *words, cwd=ROOT)
+        size = ["--gpus-per-node=1", "--cpus-per-task=2", "--time=10", "slurm/pretrain_7b.sh", *words]
+        job = cluster.submit("--nodes=1", *size, "run.name=requeued", cwd=ROOT)
         done = cluster.wait(job, "COMPLETED")
+        monkeypatch.setenv("SPARES", "1")
+        spared = cluster.wait(cluster.submit("--nodes=2", *size, "run.name=spared", cwd=ROOT), "COMPLETED")
     assert done["ExcNodeList"] == "n1"
     assert done["NodeList"] != "n1"
+    assert (spared["Restarts"], spared["NodeList"]) == ("0", "n[1-2]")
     assert f"attempt {job}.0: n1 is unfit: shared memory: " in (LOGS / f"pretrain-7b-{job}.out").read_text()
