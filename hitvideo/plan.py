@@ -213,7 +213,9 @@ class _GatheringLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Megatron keeps a rank's slots only, and gathers them again in the backward."""
-        return again(self.ranks > 1, lambda x: F.linear(torch.cat([x] * self.ranks, 1), self.weight), x)
+        if self.ranks == 1:
+            return F.linear(x, self.weight)
+        return again(True, lambda x: F.linear(torch.cat([x] * self.ranks, 1), self.weight), x)
 
 
 class _ScatteringLinear(_GatheringLinear):
