@@ -140,7 +140,7 @@ def _peak(settings: PretrainRun, layers: int) -> float:
             trunk = _TrunkShare(settings.parallel)
             model = LanguageModel(section, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
             for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(_drop)
+                parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
             model.slots(torch.device("cpu"))
             layout = model.layout
             rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
