@@ -46,6 +46,7 @@ class Heartbeat:
         self._now = (phase, step, time.time(), time.monotonic())
 
     def __enter__(self) -> Heartbeat:
+        self._write()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="heartbeat")
         self._thread.start()
         return self

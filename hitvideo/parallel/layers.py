@@ -102,7 +102,10 @@ class MegatronLayers:
     def scatter(self, x: torch.Tensor) -> torch.Tensor:
         if self._context:
             x = slots.scatter(x, parallel_state.get_context_parallel_group(), averaged=True)
-        return slots.scatter(x, parallel_state.get_tensor_model_parallel_group()) if self._sequence else x
+        if not self._sequence:
+            return x
+        mine = slots.scatter(x, parallel_state.get_tensor_model_parallel_group())
+        return mine.transpose(0, 1).contiguous().transpose(0, 1)  # as the layers want it in memory: no copy in each of them
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         if self._sequence:

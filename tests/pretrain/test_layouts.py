@@ -90,21 +90,16 @@ FURTHER = {
     2: [
         "parallel.zero_stage=0",
         "parallel.zero_stage=2 parallel.tensor=2",
-        "parallel.tensor=2 parallel.activation_checkpointing=selective",
         "parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=selective",
         "parallel.context=2 parallel.zero_stage=1",
         "train.micro_batch=1",
     ],
     4: [
         "parallel.zero_stage=0 parallel.tensor=2",
-        "parallel.zero_stage=2 parallel.tensor=2",
-        "parallel.tensor=2 parallel.sequence=true",
         "parallel.tensor=2 parallel.sequence=true parallel.zero_stage=1 parallel.activation_checkpointing=block",
-        "parallel.tensor=4 parallel.sequence=true",
+        "parallel.tensor=4 parallel.sequence=true train.micro_batch=1",
         "parallel.context=4",
-        "parallel.context=2 parallel.activation_checkpointing=block",
         "parallel.tensor=2 parallel.context=2 parallel.sequence=true",
-        "parallel.tensor=2 train.micro_batch=1",
     ],
 }
 

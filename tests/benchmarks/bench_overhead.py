@@ -1,0 +1,85 @@
+"""What logging, MLflow and checkpoints cost a training step: the same run with all of them and with none, in turn.
+
+    python tests/benchmarks/bench_overhead.py
+
+One process, a model of 62 M parameters. A run logs and saves as often for its step time as the shipped 1B run does: a row every
+10 steps, a checkpoint every 500 of them; here steps are timed in blocks between which only these differ. Prints the median
+step with nothing, the time that a row and a save take from the training thread, and the share of step time they cost.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.saver import Saver
+from hitvideo.parallel.topology import start
+from hitvideo.schema import PretrainRun, load_as
+from hitvideo.sections import CheckpointSection, ParallelSection, TrackingSection, TrainSection
+from hitvideo.tracking import Tracker
+from pretrain.meter import Meter
+from tests.benchmarks.bench_llama import build
+from tests.conftest import ROOT
+
+ROUNDS, STEPS = 4, 5
+RUN = load_as(PretrainRun, ROOT / "yaml_configs/pretrain/1b.yaml")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as root, start(tensor=1) as topology:
+        loss, model, _ = build(topology.device)
+        train = TrainSection(steps=1, global_batch=1, micro_batch=1, dtype="fp32")
+        engine = Engine(model, topology, ParallelSection(zero_stage=1), train)
+        directory = Path(root) / "run"
+        directory.mkdir()
+        saver = Saver(directory / "checkpoints", engine, CheckpointSection(keep_last=1), "benchmark")
+        meter = Meter(engine, 1)
+        with Tracker(TrackingSection(), directory, RUN) as tracker:
+            figures = [block(engine, meter, loss.inputs, tracker, saver, directory, number) for number in range(ROUNDS + 1)][1:]
+        quiet, busy, row, save = (statistics.median(column) for column in zip(*figures, strict=True))
+        shared = row / RUN.train.log_every + (save + STEPS * max(busy - quiet, 0)) / RUN.checkpoint.every
+        print(f"step {quiet:.3f} s; while a checkpoint is being written {busy:.3f} s")
+        print(f"taken from the training thread: a row {1e3 * row:.2f} ms, a save {1e3 * save:.1f} ms")
+        often = f"a row every {RUN.train.log_every} steps and a save every {RUN.checkpoint.every}"
+        print(f"{often}: {100 * shared / quiet:.2f} % of step time")
+
+
+def block(
+    engine: Engine, meter: Meter, inputs: Any, tracker: Tracker, saver: Saver, directory: Path, number: int
+) -> tuple[float, ...]:
+    """Seconds of a step alone, of a step beside a save under way, of a logged row, and of a save's beginning."""
+
+    def step() -> float:
+        begin = time.perf_counter()
+        with meter.timed():
+            losses = engine(*inputs)
+            engine.backward(losses["loss"])
+            meter.add(losses)
+            meter.loss()
+            meter.close_step(engine.step())
+        return time.perf_counter() - begin
+
+    saver.finish()
+    quiet = statistics.median(step() for _ in range(STEPS))
+    begin = time.perf_counter()
+    row = meter.row()
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write(f"{row}\n")
+    tracker.log(row, number)
+    logged = time.perf_counter() - begin
+    begin = time.perf_counter()
+    saver.save(number, {})
+    saved = time.perf_counter() - begin
+    busy = statistics.fmean(step() for _ in range(STEPS))
+    return quiet, busy, logged, saved
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
