@@ -50,7 +50,7 @@ demo: $(READY)
 	    data.video_shards=$(DEMO)/shards $(OVER)
 	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
 	    video_tokenizer.weights=$(DEMO)/runs/tiny-tokenizer/weights data.video_shards=$(DEMO)/shards data.out=$(DEMO)/tokens \
-	    task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
+	    run.root=$(DEMO)/runs task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain yaml_configs/pretrain/tiny.yaml run.root=$(DEMO)/runs \
 	    data.manifest=$(DEMO)/tokens/manifest.json $(OVER)
 	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --guidance 3 --temperature 0.7 \

@@ -32,7 +32,7 @@ EXIT_DONE, EXIT_USER, EXIT_STOPPED = 0, 2, 75
 # What may differ between the start of a run and its continuation: none of it changes the numbers of a step.
 FREE_KEYS = (
     "train.steps", "train.micro_batch", "train.log_every", "train.validate_every", "train.validation_batches",
-    "data.manifest", "data.video_shards", "data.workers",
+    "data.manifest", "data.blend", "data.video_shards", "data.workers",
 )  # fmt: skip
 FREE_SECTIONS = ("parallel.", "checkpoint.", "faults.", "tracking.", "cluster.", "run.root")
 

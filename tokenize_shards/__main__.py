@@ -36,6 +36,7 @@ from tokenize_shards.job import Pipeline, Stages
 from tokenize_shards.leases import Leases, claims, plan
 
 _LOG_SECONDS = 10.0
+_TRACKING_SECONDS = 20.0
 
 
 def main(arguments: list[str]) -> int:
@@ -98,6 +99,7 @@ def run_task(shards: Sequence[Shard], out: Path, encoder: Encoder, index: int, c
     retry = settings.task.retry_rejects
     run = settings.run.directory
     run.mkdir(parents=True, exist_ok=True)
+    (run / "STOP").unlink(missing_ok=True)
     stop = Stop(run)
     with (
         tracked(settings) as tracker,
@@ -132,10 +134,8 @@ def tracked(settings: TokenizeRun) -> Tracker:
     run = settings.run.directory
     with locked(run / ".tracking"):
         tracker = Tracker(settings.tracking, run, settings)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _TRACKING_SECONDS  # a server that does not answer holds nobody up for longer
         while settings.tracking.enabled and not (run / "mlflow_run_id").is_file() and time.monotonic() < deadline:
-            if not tracker._active:
-                break
             time.sleep(0.05)
     return tracker
 

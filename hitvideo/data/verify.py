@@ -97,8 +97,9 @@ def _fault_of(record: bytes, entry: Any, manifest: dict[str, Any]) -> tuple[str,
     width = np.uint16 if entry["width"] == 2 else np.uint32
     flat = np.frombuffer(record, width, int(entry["tokens"]), CODES_AT)
     start = int(entry["caption"])
-    caption = json.loads(record[start : start + int(entry["caption_bytes"])])
-    if not np.array_equal(flat, pack_codes(sample.codes)) or caption != sample.metadata.get("captions", sample.caption):
+    said = json.dumps(sample.metadata.get("captions", sample.caption), sort_keys=True, ensure_ascii=False).encode()
+    found = record[start : start + int(entry["caption_bytes"])]
+    if not np.array_equal(flat, pack_codes(sample.codes)) or found != said:
         return sample.key, "the index points beside its codes or its caption"
     return sample.key, ""
 

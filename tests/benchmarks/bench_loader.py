@@ -37,27 +37,38 @@ PER_SHARD, GLOBAL, MICRO, BLOCK, ROUNDS = 1000, 256, 8, 256, 5
 Batch = tuple[torch.Tensor, list[str]]
 
 
-def flat_codes(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 1 << 16, TOKENS, dtype=np.uint16)
+def flat_codes(number: int, tokens: int = TOKENS) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 1 << 16, tokens, dtype=np.uint16)
 
 
 def caption(number: int) -> str:
     return f"a red square number {number} moves slowly to the right in front of a green wall while it rains"
 
 
-def write_ours(out: Path, samples: int) -> Path:
+def write_ours(out: Path, samples: int, grids: tuple[tuple[int, int, int], ...] = GRIDS) -> Path:
     out.mkdir()
+    sizes = [int(np.prod(grid)) for grid in grids]
     receipts = []
     for shard in range(samples // PER_SHARD):
         rows = []
         for number in range(shard * PER_SHARD, (shard + 1) * PER_SHARD):
-            parts = np.split(flat_codes(number), np.cumsum([np.prod(grid) for grid in GRIDS])[:-1])
-            codes = [part.reshape(grid) for part, grid in zip(parts, GRIDS, strict=True)]
+            parts = np.split(flat_codes(number, sum(sizes)), np.cumsum(sizes)[:-1])
+            codes = [part.reshape(grid) for part, grid in zip(parts, grids, strict=True)]
             rows.append(TokenSample(f"{number:09d}", codes, caption(number), {"fps": 8.0, "source": "made up"}))
         receipt = {"stem": f"{shard:06d}", "samples_in": PER_SHARD, "samples_out": PER_SHARD, "rejected": 0}
         commit(out, receipt["stem"], rows, receipt, "x")
         receipts.append(json.loads(shard_paths(out, receipt["stem"])[2].read_text()))
-    return write_manifest(out, receipts, {"grids": [list(grid) for grid in GRIDS]})
+    return write_manifest(out, receipts, {"grids": [list(grid) for grid in grids]})
+
+
+def start_up(folder: Path, samples: int = 100_000) -> None:
+    """From the manifest's path to a sample in the middle; what opening costs does not depend on the samples' size."""
+    manifest = write_ours(folder, samples, ((1, 2, 2),))
+    start = time.perf_counter()
+    first = TokenDataset(manifest).read([samples // 2])
+    taken = time.perf_counter() - start
+    assert first.codes[0].tolist() == flat_codes(samples // 2, 4).tolist()
+    print(f"start-up with {samples} samples in {samples // PER_SHARD} shards: {taken:.3f} s to the first sample")
 
 
 def write_megatron(out: Path, samples: int) -> None:
@@ -171,12 +182,13 @@ def billion(folder: Path) -> None:
 
 
 def main() -> None:
-    samples = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    samples = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as name:
         folder = Path(name)
         (folder / "huge").mkdir()
         billion(folder / "huge")
+        start_up(folder / "many")
         manifest = write_ours(folder / "ours", samples)
         write_megatron(folder / "megatron", samples)
         sides: dict[str, Callable[[], Iterator[Batch]]] = {
@@ -186,10 +198,6 @@ def main() -> None:
         }
         if write_litdata(folder / "litdata", samples):
             sides["litdata"] = lambda: litdata(folder / "litdata", samples)
-        start = time.perf_counter()
-        first = TokenDataset(manifest).read([samples // 2])
-        assert first.codes[0].tolist() == flat_codes(samples // 2).tolist()
-        print(f"start-up with {samples} samples: {time.perf_counter() - start:.3f} s to the first sample")
         (codes, texts), (other, other_texts) = (next(sides[name]()) for name in ("ours", "megatron-style"))
         assert torch.equal(codes, other)
         assert texts == other_texts

@@ -75,7 +75,7 @@ LIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "totals": (lambda out: edit(out / "manifest.json", lambda m: m.update(samples_out=9)), "are not the sums of its receipts"),
     "digest": (lambda out: edit(out / "manifest.json", lambda m: m.update(digest="0")), "its digest is not that"),
     "order": (lambda out: edit(out / "manifest.json", lambda m: m["shards"].reverse()), "its digest is not that"),
-    "count": (lambda out: edit(out / "manifest.json", lambda m: m["shards"][0].update(samples_in=5)), "5 in ≠ 4 out + 0 rejected"),
+    "count": (lambda out: edit(out / "manifest.json", lambda m: m["shards"][0].update(samples_in=5)), "5 in ≠ 4 out + 0"),
     "rejects": (lambda out: (out / "rejects.jsonl").write_text('{"key": "x"}\n'), "rejects.jsonl: is not what"),
     "pack": (lambda out: flip(out / "manifest.pack", -1), "manifest.pack: its entries of 000001 are not"),
     "pack cut": (lambda out: cut(out / "manifest.pack"), "manifest.pack: "),

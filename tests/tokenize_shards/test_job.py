@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from hitvideo.video import decode_clip, encode_mp4, to_unit
 from tests.samples import tiny_hierarchy
 from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
+from tokenize_shards import job
 from tokenize_shards.__main__ import main, which_task
 from tokenize_shards.leases import plan
 
@@ -242,3 +244,34 @@ def test_another_tokenizers_receipts_are_refused(weights: Path, videos: Path, tm
 def test_what_is_not_set_is_named(weights: Path, videos: Path, tmp_path: Path, missing: str) -> None:
     with pytest.raises(ConfigError, match=f"'{missing}' is not set"):
         main(words(weights, videos, tmp_path, f"{missing}=null"))
+
+
+def test_asked_to_stop_it_ends_at_a_shards_end(
+    weights: Path, videos: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 75, what is done is whole, and the same command goes on."""
+    out, commit = tmp_path / "out", job.commit
+
+    def committed(*arguments: Any, **more: Any) -> bool:
+        (tmp_path / "runs" / "tiny-tokens" / "STOP").touch()
+        return commit(*arguments, **more)
+
+    monkeypatch.setattr(job, "commit", committed)
+    assert main(words(weights, videos, out, "data.batch=1")) == 75
+    stems = {path.name[:6] for path in out.glob("*.receipt.json")}
+    assert 0 < len(stems) < 4
+    monkeypatch.undo()
+    assert main(words(weights, videos, out)) == 0
+    assert content(out) == content(undisturbed)
+
+
+def test_a_file_that_is_no_tar(weights: Path, videos: Path, tmp_path: Path) -> None:
+    """It costs itself: one reject, and a token shard without samples."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.tar").write_bytes(list_shards(str(videos))[0].read_bytes())  # type: ignore[union-attr]
+    (tmp_path / "videos" / "b.tar").write_bytes(b"junk" * 1000)
+    assert main(words(weights, tmp_path / "videos", tmp_path / "out")) == 0
+    receipt = receipt_of(tmp_path / "out", "b")
+    assert (receipt["samples_in"], receipt["samples_out"], receipt["rejected"]) == (1, 0, 1)
+    assert "is not a tar" in receipt["rejects"][0]["message"]  # type: ignore[index]
+    assert len(TokenDataset(tmp_path / "out" / "manifest.json")) == 4
