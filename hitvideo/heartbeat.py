@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from hitvideo.sections import FaultsSection
+from hitvideo.site_sections import FaultsSection
 
 log = logging.getLogger(__name__)
 _GRACE_SECONDS = 5.0

@@ -19,10 +19,7 @@ from hitvideo import config
 from hitvideo.config import ConfigError, Section
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.sections import (
-    CheckpointSection,
     ClipDataSection,
-    ClusterSection,
-    FaultsSection,
     LimitsSection,
     LLMSection,
     LLMTrainSection,
@@ -32,11 +29,11 @@ from hitvideo.sections import (
     RunSection,
     TextSection,
     TokenDataSection,
-    TrackingSection,
     TrainedTokenizerSection,
     TrainSection,
     VideoTokenizerSection,
 )
+from hitvideo.site_sections import CheckpointSection, ClusterSection, FaultsSection, TrackingSection
 from hitvideo.tokenize_sections import TaskSection, TokenizeDataSection
 
 RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")

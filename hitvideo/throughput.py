@@ -11,8 +11,8 @@ import torch
 
 from hitvideo.llm.model import LanguageModel
 from hitvideo.schema import PretrainRun
-from hitvideo.sections import ClusterSection
 from hitvideo.sequence import SequenceLayout
+from hitvideo.site_sections import ClusterSection
 from hitvideo.vocab import Vocab
 
 FORWARD_AND_BACKWARD = 3

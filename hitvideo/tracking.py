@@ -17,7 +17,7 @@ from typing import Any
 
 from hitvideo import config
 from hitvideo.config import Section
-from hitvideo.sections import TrackingSection
+from hitvideo.site_sections import TrackingSection
 
 log = logging.getLogger(__name__)
 _MOST_PARAMETERS = 100  # MLflow's limit for one batch

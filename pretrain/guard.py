@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from hitvideo.sections import FaultsSection
+from hitvideo.site_sections import FaultsSection
 
 log = logging.getLogger(__name__)
 

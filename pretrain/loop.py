@@ -27,7 +27,8 @@ from hitvideo.parallel.saver import Saver
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import EXIT_DONE, EXIT_STOPPED, RunDirectory, Stop
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
-from hitvideo.sections import CheckpointSection, FaultsSection, TrainSection
+from hitvideo.sections import TrainSection
+from hitvideo.site_sections import CheckpointSection, FaultsSection
 from hitvideo.tracking import Tracker
 from pretrain.guard import Diverged, Guard
 from pretrain.meter import Meter, Progress

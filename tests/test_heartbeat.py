@@ -18,7 +18,7 @@ import torch
 import pretrain.__main__ as program
 from hitvideo.heartbeat import EXIT_HANG, Heartbeat
 from hitvideo.run import read_metrics
-from hitvideo.sections import FaultsSection
+from hitvideo.site_sections import FaultsSection
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY
 from tests.samples import ROOT, make_token_shards

@@ -30,7 +30,7 @@ FLOORS = {
     "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence": 1, "hitvideo.text": 1,
     "hitvideo.throughput": 1, "hitvideo.plan": 1, "hitvideo.moving_shapes": 1,
     "hitvideo.config": 0, "hitvideo.hierarchy": 0, "hitvideo.vocab": 0, "hitvideo.sections": 0,
-    "hitvideo.schema": 0, "hitvideo.tokenize_sections": 0, "hitvideo.video_error": 0,
+    "hitvideo.schema": 0, "hitvideo.site_sections": 0, "hitvideo.tokenize_sections": 0, "hitvideo.video_error": 0,
 }  # fmt: skip
 GROUND_FLOOR = {"pydantic", "yaml", "hitvideo"} | sys.stdlib_module_names
 

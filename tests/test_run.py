@@ -19,7 +19,7 @@ from hitvideo import config
 from hitvideo.config import ConfigError
 from hitvideo.run import RunDirectory, Stop, read_metrics, write_text
 from hitvideo.schema import PretrainRun, load_as
-from hitvideo.sections import TrackingSection
+from hitvideo.site_sections import TrackingSection
 from hitvideo.tracking import Tracker, tracking_uri
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.schema import PretrainRun, load_as
-from hitvideo.sections import ClusterSection
+from hitvideo.site_sections import ClusterSection
 from hitvideo.throughput import make_layout, meta_model, mfu, training_flops_per_row
 from tests.conftest import ROOT
 

@@ -27,7 +27,7 @@ from hitvideo.config import ConfigError
 from hitvideo.parallel.checkpoint import FORMAT, complete, digest, read_json, sha256, shapes, step_of, write_json
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import adam_states, buffers, fragments
-from hitvideo.sections import CheckpointSection
+from hitvideo.site_sections import CheckpointSection
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05

@@ -21,7 +21,8 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.saver import Saver
 from hitvideo.parallel.topology import start
 from hitvideo.schema import PretrainRun, load_as
-from hitvideo.sections import CheckpointSection, ParallelSection, TrackingSection, TrainSection
+from hitvideo.sections import ParallelSection, TrainSection
+from hitvideo.site_sections import CheckpointSection, TrackingSection
 from hitvideo.tracking import Tracker
 from pretrain.meter import Meter
 from tests.benchmarks.bench_llama import build

@@ -14,7 +14,7 @@ import torch
 import pretrain.__main__ as program
 from hitvideo.parallel.checkpoint import Reader
 from hitvideo.run import read_metrics
-from hitvideo.sections import FaultsSection
+from hitvideo.site_sections import FaultsSection
 from pretrain.guard import Diverged, Guard
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY
