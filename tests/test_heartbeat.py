@@ -80,12 +80,15 @@ def test_a_killed_rank_ends_the_whole_job_within_seconds(tmp_path: Path) -> None
     job = subprocess.Popen([*command, "train.steps=100000"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "a/metrics.jsonl"
     deadline = time.monotonic() + 180
-    while not (metrics.is_file() and len(read_metrics(metrics)) > 2) and time.monotonic() < deadline:
-        assert job.poll() is None
-        time.sleep(0.1)
-    os.kill(json.loads((tmp_path / "a/heartbeats/rank-00001.json").read_text())["pid"], signal.SIGKILL)
-    start = time.monotonic()
-    code = job.wait(60)
+    try:
+        while not (metrics.is_file() and len(read_metrics(metrics)) > 2) and time.monotonic() < deadline:
+            assert job.poll() is None
+            time.sleep(0.1)
+        os.kill(json.loads((tmp_path / "a/heartbeats/rank-00001.json").read_text())["pid"], signal.SIGKILL)
+        start = time.monotonic()
+        code = job.wait(60)
+    finally:
+        job.terminate()  # torchrun then ends its ranks
     print(f"the job ended {time.monotonic() - start:.1f} s after its rank")
     assert code not in (0, 75)
     assert time.monotonic() - start < 30
