@@ -23,12 +23,23 @@ from hitvideo.run import EXIT_USER
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exits with 0, 2 for what the user can mend, 1 for anything else."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    words = parser().parse_args(arguments)
+    words = parsed(arguments)
     try:
         sys.exit(words.command(words) or 0)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER)
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The words of the command line; overrides may stand behind options, where argparse by itself does not look for them."""
+    top = parser()
+    words, rest = top.parse_known_args(arguments)
+    if rest and (not hasattr(words, "override") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        words.override += rest
+    return words
 
 
 def parser() -> argparse.ArgumentParser:

@@ -122,6 +122,11 @@ class PretrainRun(BaseRun):
     def _check_tensor_parallel(self) -> PretrainRun:
         """What the layout must divide. (7B and below want a tensor size of 1 or 2: larger ones trade speed for memory.)"""
         tensor, context = self.parallel.tensor, self.parallel.context
+        each = tensor * context
+        for name, size in {"llm.heads": self.llm.heads, "llm.kv_heads": self.llm.kv_heads}.items():
+            if size % each:
+                axes = "parallel.tensor" if context == 1 else "parallel.tensor × parallel.context ="
+                raise ConfigError(f"{name} {size} is not divisible by {axes} {each}")
         divided = {
             "llm.hidden": self.llm.hidden,
             "text.vocab_size": self.text.vocab_size,
@@ -130,11 +135,6 @@ class PretrainRun(BaseRun):
         for name, size in divided.items():
             if size % tensor:
                 raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
-        each = tensor * context
-        for name, size in {"llm.heads": self.llm.heads, "llm.kv_heads": self.llm.kv_heads}.items():
-            if size % each:
-                axes = "parallel.tensor" if context == 1 else "parallel.tensor × parallel.context ="
-                raise ConfigError(f"{name} {size} is not divisible by {axes} {each}")
         slots, parts = self.text.window + self.hierarchy.tokens(self.video.extent), each if self.parallel.sequence else context
         if slots % parts:
             raise ConfigError(

@@ -16,6 +16,6 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))        # from the job's id:
 threads=$((CPUS / PER_NODE)); threads=$((threads > 8 ? 8 : threads < 1 ? 1 : threads))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}         # ranks share the cores; the default takes all of them for each
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1              # logs in time, and a stack where a rank crashes
-export TORCH_NCCL_TRACE_BUFFER_SIZE=2000 TORCH_NCCL_DUMP_ON_TIMEOUT=1   # which collective hung, and on which rank
+export TORCH_FR_BUFFER_SIZE=2000 TORCH_NCCL_DUMP_ON_TIMEOUT=1   # which collective hung, and on which rank
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True     # ZeRO-3 gathers tensors of many sizes and fragments memory
 export DS_BUILD_OPS=0                                       # nothing of DeepSpeed is compiled at run time

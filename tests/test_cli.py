@@ -143,6 +143,17 @@ def test_the_commands_that_are_promised() -> None:
 WRONG = [(), ("nonsense",), ("data",), ("inspect",), ("generate", "--run", "x"), ("data", "pack", "x")]
 
 
+def test_overrides_may_stand_behind_options(call: Call) -> None:
+    tiny = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
+    code, out, _ = call("plan", tiny, "--json", "train.steps=5", "llm.layers=1")
+    assert code == 0
+    assert json.loads(out)["parameters"] < json.loads(call("plan", tiny, "--json")[1])["parameters"]
+    code, _, err = call("plan", tiny, "train.steps=5", "--jsno")
+    assert code == 2
+    assert "unrecognized arguments: --jsno" in err
+    assert "unrecognized arguments: x=1" in call("doctor", "x=1")[2]
+
+
 @pytest.mark.parametrize("words", WRONG)
 def test_wrong_words(call: Call, words: tuple[str, ...]) -> None:
     code, _, err = call(*words)
