@@ -99,8 +99,9 @@ def test_what_needs_too_much_memory(tmp_path: Path) -> None:
     assert decode_member(shard, scan(shard).samples[0], recipe).clips.shape == (1, 1, 32, 32, 3), "without the limit it is fine"
 
 
-def test_a_worker_that_cannot_live(shard: Path) -> None:
-    with DecodingPool(1, 60, -1) as pool, pytest.raises(VideoError, match="worker died with code") as caught:
+def test_a_worker_that_cannot_live(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with DecodingPool(1, 60, 4) as pool, pytest.raises(VideoError, match="worker died with code") as caught:
         pool.submit(shard, scan(shard).samples[0], RECIPE).result()
     assert caught.value.reason == "crashed"
 
