@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 # A real Slurm cluster for the tests, where this is root on Debian; elsewhere they skip and say what is missing.
 SLURM := slurmctld slurmd slurm-client munge iproute2
 slurm:
-	command -v slurmctld munged >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) >/dev/null; } || true
 
 test: $(READY) lint slurm
