@@ -9,6 +9,7 @@ slurm/ with those values in it; a config that is wrong or does not fit fails her
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def cluster_words(path: Path) -> list[str]:
     content = config.resolve(path)
     if set(content) != {"cluster"}:
         raise ConfigError(f"{path}: a cluster file holds one section, 'cluster'; this one holds {sorted(content)}")
-    return [f"{key}={value}" for key, value in config.flat(content).items()]
+    return [f"{key}={json.dumps(value)}" for key, value in config.flat(content).items()]  # JSON is YAML: '10' stays a string
 
 
 def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:

@@ -33,11 +33,11 @@ def test_the_log_folder_is_in_every_checkout() -> None:
 
 def test_the_script_of_a_run(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
-    site.write_text("cluster: {peak_tflops: 989, memory_gib: 80, slurm: {partition: big, time: '2-00:00:00', spares: 1}}\n")
+    site.write_text("cluster: {peak_tflops: 989, memory_gib: 80, slurm: {partition: big, time: '10', spares: 1}}\n")
     text = script(SEVEN, [*cluster_words(site), "data.manifest=a b/manifest.json", "run.name=my-7b"], nodes=16)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
-    for wanted in ("job-name=my-7b", "nodes=17", "gpus-per-node=8", "partition=big", "time=2-00:00:00", "signal=B:USR1@600"):
+    for wanted in ("job-name=my-7b", "nodes=17", "gpus-per-node=8", "partition=big", "time=10", "signal=B:USR1@600"):
         assert f"#SBATCH --{wanted}" in lines
     assert not any("account" in line and line.startswith("#SBATCH") for line in lines), "what is not set is left out"
     assert lines[-1].startswith(f"launch pretrain {SEVEN} cluster.peak_tflops=989")
