@@ -1,6 +1,6 @@
 """Training step on two processes: our engine (DeepSpeed ZeRO-3) against torch's FSDP2, the same model, data and optimizer.
 
-    python tests/benchmarks/bench_fsdp2.py
+    python -m tests.benchmarks.bench_fsdp2
 
 Both are timed in turn in one process group, fp32 (gloo on CPUs; on GPUs NCCL, two of them). Prints seconds a step of each and
 the ratio of their tokens per second.

@@ -1,6 +1,6 @@
 """What logging, MLflow and checkpoints cost a training step: the same run with all of them and with none, in turn.
 
-    python tests/benchmarks/bench_overhead.py
+    python -m tests.benchmarks.bench_overhead
 
 One process, a model of 62 M parameters. A run logs and saves as often for its step time as the shipped 1B run does: a row every
 10 steps, a checkpoint every 500 of them; here steps are timed in blocks between which only these differ. Prints the median

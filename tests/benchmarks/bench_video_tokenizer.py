@@ -1,6 +1,6 @@
 """Encode and decode frames/s of our single-level 4×8×8 preset against diffusers' AutoencoderKLCosmos.
 
-    python tests/benchmarks/bench_video_tokenizer.py
+    python -m tests.benchmarks.bench_video_tokenizer
 
 Both have random weights and the same compression in time and space, and are timed in turn in one process on the same
 clip; quantising is inside our time. Rows below: what bf16 and the channels' place in memory change for ours.
