@@ -133,10 +133,10 @@ def write_tables(out: Path) -> None:
     """Replace the README's tables between their markers by those that OUT has the figures for."""
     text = README.read_text()
     for name, made in (("against", against_table(out)), ("seeds", seeds_table(out)), ("temporal", temporal_table(out))):
-        marked = re.compile(rf"(<!-- experiment: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        marked = re.compile(rf"(<!-- experiment: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if made and not marked.search(text):
             sys.exit(f"{README}: no place for the table '{name}' between <!-- experiment: {name} --> and <!-- end -->")
-        text = marked.sub(lambda found, made=made: found[1] + made + found[2], text) if made else text
+        text = marked.sub(lambda found, made=made: found[1] + made + "\n" + found[2], text) if made else text
     README.write_text(text)
 
 
