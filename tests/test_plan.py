@@ -150,7 +150,6 @@ TENTH, FIFTH = 0.1, 0.2
 # Where slots are divided, the plan leaves out copies that gathering makes for a moment: 16 % and 10 % below, measured.
 MEASURED = [
     (2, "parallel.zero_stage=3"),
-    (2, "parallel.zero_stage=3 parallel.activation_checkpointing=selective"),
     (2, "parallel.zero_stage=3 parallel.activation_checkpointing=block llm.layers=12"),
     (2, "parallel.zero_stage=1 parallel.tensor=2"),
     (2, "parallel.zero_stage=3 parallel.tensor=2 parallel.sequence=true"),

@@ -12,11 +12,13 @@ import multiprocessing
 import os
 import pickle
 import queue
+import random
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
@@ -28,9 +30,12 @@ class RankError(AssertionError):
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """Below the ports that the kernel hands out by itself: a world binds its port again for every run in it."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def start_ranks(function: Callable[..., int], world: int, *arguments: Any, threads: int = 1) -> list[Any]:

@@ -104,9 +104,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "extra", ["parallel.zero_stage=0", "parallel.zero_stage=1", "train.dtype=bf16 parallel.zero_stage=1", "parallel.tensor=2"]
+    ("extra", "factor", "reason"),
+    [
+        ("parallel.zero_stage=0", 100.0, "is above"),
+        ("parallel.zero_stage=1", math.nan, "loss is nan"),
+        ("train.dtype=bf16 parallel.zero_stage=1", 100.0, "is above"),
+        ("parallel.tensor=2", math.nan, "loss is nan"),
+    ],
 )
-@pytest.mark.parametrize(("factor", "reason"), [(math.nan, "loss is nan"), (100.0, "is above")])
 def test_a_bad_loss_on_one_rank_is_left_out_on_all(
     tmp_path: Path, manifest: Path, extra: str, factor: float, reason: str
 ) -> None:

@@ -108,11 +108,12 @@ FURTHER = {
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("table", ["grid", "further"])
 def test_every_layout_over_twenty_steps(tmp_path: Path, manifest: Path, world: int, table: str) -> None:
-    """Clipping acts on most steps: were a norm wrong, the weights would part."""
-    one = run(tmp_path, manifest, "one", 1, "train.steps=20", "parallel.zero_stage=1")
-    assert sum(row["grad_norm"] > 0.5 for row in one) > 10
+    """Clipping acts on most steps: were a norm wrong, the weights would part. (The further ones run fewer, to save time.)"""
+    steps = 20 if table == "grid" else 8
+    one = run(tmp_path, manifest, "one", 1, f"train.steps={steps}", "parallel.zero_stage=1")
+    assert sum(row["grad_norm"] > 0.5 for row in one) > steps // 2
     words = (GRID if table == "grid" else FURTHER)[world]
-    runs = {f"layout-{number}": f"train.steps=20 {extra}" for number, extra in enumerate(words)}
+    runs = {f"layout-{number}": f"train.steps={steps} {extra}" for number, extra in enumerate(words)}
     for name, rows in run_all(tmp_path, manifest, world, runs).items():
         compare(one, rows, runs[name])
 
@@ -136,7 +137,7 @@ def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, man
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("parallel.tensor=3", "llm.hidden 352 is not divisible by parallel.tensor 3"),
+        ("parallel.tensor=3", "llm.heads 4 is not divisible by parallel.tensor 3"),
         ("parallel.tensor=2 parallel.context=4", r"llm.heads 4 is not divisible by parallel.tensor × parallel.context = 8"),
         ("parallel.sequence=true", "parallel.tensor is 1"),
         ("parallel.tensor=4 parallel.sequence=true text.window=25", r"a row has 205 slots.* 4 ranks.* set text.window=28"),
