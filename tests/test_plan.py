@@ -149,11 +149,9 @@ def highest(run: PretrainRun) -> tuple[int, int]:
 TENTH, FIFTH = 0.1, 0.2
 # Where slots are divided, the plan leaves out copies that gathering makes for a moment: 16 % and 10 % below, measured.
 MEASURED = [
-    (2, "parallel.zero_stage=3"),
     (2, "parallel.zero_stage=3 parallel.activation_checkpointing=block llm.layers=12"),
     (2, "parallel.zero_stage=1 parallel.tensor=2"),
     (2, "parallel.zero_stage=3 parallel.tensor=2 parallel.sequence=true"),
-    (2, "parallel.zero_stage=3 parallel.context=2"),
     (2, "parallel.zero_stage=2 train.dtype=bf16 llm.layers=2"),
 ]
 

@@ -97,7 +97,6 @@ FURTHER = {
     4: [
         "parallel.zero_stage=0 parallel.tensor=2",
         "parallel.tensor=2 parallel.sequence=true parallel.zero_stage=1 parallel.activation_checkpointing=block",
-        "parallel.tensor=4 parallel.sequence=true train.micro_batch=1",
         "parallel.context=4",
         "parallel.tensor=2 parallel.context=2 parallel.sequence=true",
     ],

@@ -90,7 +90,7 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
     """USR1 before the time limit, then a rank killed, then a node powered off: it ends with the weights of a quiet run."""
     if not cluster.namespaces:
         pytest.skip("a node is powered off, which needs namespaces of its own (root)")
-    steps = 400
+    steps = 300
     words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "train.micro_batch=4", f"train.steps={steps}",
              "checkpoint.every=20", "checkpoint.keep_last=2", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]  # fmt: skip
     run = tmp_path / "chaos"
