@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo import config
-from hitvideo.attempt import refuse_if_taken_over, write_fault
+from hitvideo.attempt import ENVIRONMENT, refuse_if_taken_over, write_fault
 from hitvideo.config import ConfigError, Section
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
 
@@ -50,7 +50,8 @@ class RunDirectory:
         if writer:
             for directory in (self.checkpoints, self.samples):
                 directory.mkdir(parents=True, exist_ok=True)
-            (self.path / "STOP").unlink(missing_ok=True)
+            if ENVIRONMENT not in os.environ:  # an attempt of Slurm's has done so at its beginning; a request since then counts
+                (self.path / "STOP").unlink(missing_ok=True)
             if not (self.path / "started").is_file():
                 write_text(self.path / "started", f"{time.time():.0f}\n")
             write_text(self.path / "config.yaml", config.to_yaml(settings))

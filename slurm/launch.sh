@@ -16,6 +16,7 @@ launch() {
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
     timeout 120 python -m hitvideo.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
+  [ $asked = 1 ] && again ""                                  # told to stop before anything began
   bad=$(python -m hitvideo.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
   mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
   [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }

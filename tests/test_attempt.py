@@ -10,6 +10,8 @@ import pytest
 from hitvideo import attempt
 from hitvideo.attempt import EXIT_AGAIN, EXIT_DONE, EXIT_FAULT, EXIT_USER, TakenOverError, refuse_if_taken_over
 from hitvideo.config import ConfigError
+from hitvideo.run import RunDirectory
+from hitvideo.schema import PretrainRun, load_as
 from tests.samples import ROOT
 
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
@@ -107,6 +109,20 @@ def test_the_next_attempt_takes_the_run_over(run: Path, tmp_path: Path, monkeypa
         refuse_if_taken_over(run)
     monkeypatch.delenv(attempt.ENVIRONMENT)
     refuse_if_taken_over(run)
+
+
+def test_a_stop_asked_for_while_the_ranks_start_is_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job's signal may come before the first rank has opened the run; the attempt's beginning removes an older request."""
+    settings = load_as(PretrainRun, TINY, [f"run.root={tmp_path}", "run.name=x"])
+    (run / "STOP").touch()
+    RunDirectory(settings, writer=True)
+    assert (run / "STOP").exists()
+    attempt.begin([TINY, f"run.root={tmp_path}", "run.name=x"])
+    assert not (run / "STOP").exists()
+    (run / "STOP").touch()
+    monkeypatch.delenv(attempt.ENVIRONMENT)
+    RunDirectory(settings, writer=True)
+    assert not (run / "STOP").exists(), "outside Slurm the start itself removes it"
 
 
 def test_a_layout_that_does_not_divide_is_refused_before_anything_starts(tmp_path: Path) -> None:
