@@ -28,7 +28,8 @@ from hitvideo.config import ConfigError
 
 ENVIRONMENT = "HITVIDEO_ATTEMPT"
 """Names the attempt in the ranks' environment; unset outside Slurm, where nobody disputes a run."""
-EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_AGAIN = 0, 1, 2, 75
+EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75
+"""Of every program here; stopped means resumable, and tells a job to requeue."""
 MOST_RESTARTS = 20
 _TOLD_OF_A_TRACEBACK = 12
 
@@ -138,7 +139,7 @@ def end(run: Path, code: int, asked: bool) -> int:
         _say(f"two attempts without a new checkpoint (still {this['checkpoint'] or 'none'}): not requeued")
         return EXIT_FAULT
     _say("told to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
-    return EXIT_AGAIN
+    return EXIT_STOPPED
 
 
 def _newest_checkpoint(run: Path) -> str:

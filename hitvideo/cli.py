@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo import commands as do
-from hitvideo.run import EXIT_USER
+from hitvideo.attempt import EXIT_USER
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo import config
-from hitvideo.attempt import ENVIRONMENT, refuse_if_taken_over, write_fault
+from hitvideo.attempt import ENVIRONMENT, EXIT_USER, refuse_if_taken_over, write_fault
 from hitvideo.config import ConfigError, Section
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
-
-EXIT_DONE, EXIT_USER, EXIT_STOPPED = 0, 2, 75
 
 # What may differ between the start of a run and its continuation: none of it changes the numbers of a step.
 FREE_KEYS = (

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from hitvideo.attempt import EXIT_DONE, EXIT_STOPPED
 from hitvideo.data.loader import Batches
 from hitvideo.heartbeat import Heartbeat
 from hitvideo.parallel import checkpoint
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.saver import Saver
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.run import EXIT_DONE, EXIT_STOPPED, RunDirectory, Stop
+from hitvideo.run import RunDirectory, Stop
 from hitvideo.schema import PretrainRun, VideoTokenizerRun
 from hitvideo.sections import TrainSection
 from hitvideo.site_sections import CheckpointSection, FaultsSection

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hitvideo import attempt
-from hitvideo.attempt import EXIT_AGAIN, EXIT_DONE, EXIT_FAULT, EXIT_USER, TakenOverError, refuse_if_taken_over
+from hitvideo.attempt import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, TakenOverError, refuse_if_taken_over
 from hitvideo.config import ConfigError
 from hitvideo.run import RunDirectory
 from hitvideo.schema import PretrainRun, load_as
@@ -40,24 +40,24 @@ def test_done_is_what_counts(run: Path) -> None:
     (run / "DONE").write_text("6\n")
     assert attempt.end(run, 143, asked=False) == EXIT_DONE
     (run / "DONE").unlink()
-    assert attempt.end(run, 0, asked=False) == EXIT_AGAIN
+    assert attempt.end(run, 0, asked=False) == EXIT_STOPPED
 
 
 def test_no_progress_twice_is_the_end(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(run, 10)
-    assert attempt.end(run, 1, asked=False) == EXIT_AGAIN
+    assert attempt.end(run, 1, asked=False) == EXIT_STOPPED
     become(monkeypatch, "7.1")
     checkpoint(run, 20)
-    assert attempt.end(run, 1, asked=False) == EXIT_AGAIN, "it went on from 10 to 20"
+    assert attempt.end(run, 1, asked=False) == EXIT_STOPPED, "it went on from 10 to 20"
     become(monkeypatch, "7.2")
     assert attempt.end(run, 1, asked=False) == EXIT_FAULT
     assert "two attempts without a new checkpoint (still step-00000020): not requeued" in capsys.readouterr().err
 
 
 def test_a_stop_on_request_is_no_failure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert attempt.end(run, 75, asked=True) == EXIT_AGAIN
+    assert attempt.end(run, 75, asked=True) == EXIT_STOPPED
     become(monkeypatch, "7.1")
-    assert attempt.end(run, 75, asked=True) == EXIT_AGAIN
+    assert attempt.end(run, 75, asked=True) == EXIT_STOPPED
 
 
 def test_restarts_are_bounded(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def fault(run: Path, monkeypatch: pytest.MonkeyPatch, rank: int, error: Exceptio
 def test_the_earliest_fault_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fault(run, monkeypatch, 3, ZeroDivisionError("the cause"))
     fault(run, monkeypatch, 0, RuntimeError("connection closed by peer"))
-    assert attempt.end(run, 143, asked=False) == EXIT_AGAIN
+    assert attempt.end(run, 143, asked=False) == EXIT_STOPPED
     said = capsys.readouterr().err
     assert "the first fault of all ranks: rank 3" in said
     assert "ZeroDivisionError: the cause" in said
@@ -154,5 +154,5 @@ def test_the_command_prints_what_a_script_can_use(run: Path, capsys: pytest.Capt
     report(run / "attempts/7.0", "n1")
     assert attempt.main(["unfit", str(run / "attempts/7.0"), "n1", "n2", "n3"]) == 0
     assert capsys.readouterr().out == "n2,n3\n"
-    assert attempt.main(["end", str(run), "1", "0"]) == EXIT_AGAIN
+    assert attempt.main(["end", str(run), "1", "0"]) == EXIT_STOPPED
     assert attempt.main([]) == EXIT_USER

@@ -21,11 +21,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from hitvideo.attempt import EXIT_DONE, EXIT_STOPPED
 from hitvideo.config import ConfigError, needed
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.token_format import locked
 from hitvideo.data.video_shards import list_shards
-from hitvideo.run import EXIT_DONE, EXIT_STOPPED, Stop, command_line, guarded
+from hitvideo.run import Stop, command_line, guarded
 from hitvideo.schema import TokenizeRun, load_as
 from hitvideo.tokenize_sections import TaskSection
 from hitvideo.tracking import Tracker

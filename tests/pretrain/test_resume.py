@@ -21,12 +21,13 @@ from transformers import AutoModel
 
 import pretrain.__main__ as program
 from hitvideo import cli
+from hitvideo.attempt import EXIT_STOPPED
 from hitvideo.config import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.rope import rotation
 from hitvideo.parallel.checkpoint import Division, Reader, complete, damage, step_of
 from hitvideo.parallel.export import export
-from hitvideo.run import EXIT_STOPPED, read_metrics
+from hitvideo.run import read_metrics
 from hitvideo.schema import PretrainRun, load_as
 from hitvideo.throughput import make_layout
 from pretrain.loop import Job
