@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ ENVIRONMENT = "HITVIDEO_ATTEMPT"
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75
 """Of every program here; stopped means resumable, and tells a job to requeue."""
 MOST_RESTARTS = 20
+MOST_IDLE_FAULTS, MOST_IDLE_STOPS = 2, 3
+"""Attempts in a row that end without a new checkpoint. A job may be preempted twice before its first step, but a time limit
+shorter than the lead of its signal would have it requeued for ever."""
 _TOLD_OF_A_TRACEBACK = 12
 
 
@@ -127,16 +131,20 @@ def end(run: Path, code: int, asked: bool) -> int:
     elif not asked:
         _say(f"no rank left a traceback (code {code}): killed from outside, out of memory, or its node is lost")
     history = run / "attempts.jsonl"
-    before = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
-    this = {"attempt": _me(), "code": code, "asked": asked, "checkpoint": _newest_checkpoint(run)}
+    earlier = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
+    newest = _newest_checkpoint(run)
+    this = {"attempt": _me(), "code": code, "asked": asked, "checkpoint": newest}
     with history.open("a") as file:
         file.write(json.dumps(this) + "\n")
     most = int(os.environ.get("MOST_RESTARTS", str(MOST_RESTARTS)))
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= most:
         _say(f"restarted {most} times (MOST_RESTARTS): not requeued")
         return EXIT_FAULT
-    if not asked and before and before[-1]["checkpoint"] == this["checkpoint"]:
-        _say(f"two attempts without a new checkpoint (still {this['checkpoint'] or 'none'}): not requeued")
+    idle = 1 + sum(1 for _ in takewhile(lambda before: before["checkpoint"] == newest, reversed(earlier)))
+    if idle >= (MOST_IDLE_STOPS if asked else MOST_IDLE_FAULTS):
+        _say(f"{idle} attempts without a new checkpoint (still {newest or 'none'}): not requeued")
+        if asked:
+            _say("each was told to stop before it had made a step: is --time longer than the lead of --signal=B:USR1@SECONDS?")
         return EXIT_FAULT
     _say("told to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
     return EXIT_STOPPED

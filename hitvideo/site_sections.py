@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hitvideo.config import ConfigError, Section
 from hitvideo.sections import Fraction, Positive
@@ -48,6 +48,21 @@ class TrackingSection(Section):
     experiment: str = "hitvideo"
 
 
+def slurm_seconds(limit: str) -> int | None:
+    """A limit in Slurm's formats, [DAYS-]HOURS:MINUTES:SECONDS, MINUTES[:SECONDS] or DAYS-HOURS[:MINUTES]; None: no limit.
+
+    Raises ConfigError for anything else.
+    """
+    if limit.upper() in ("UNLIMITED", "INFINITE"):
+        return None
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", limit)
+    if not found:
+        raise ConfigError(f"{limit} is no time limit; write MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
+    parts = [int(part) for part in found[2].split(":")]
+    units = (3600, 60, 1) if found[1] or len(parts) == 3 else (60, 1)
+    return 86400 * int(found[1] or 0) + sum(part * unit for part, unit in zip(parts, units, strict=False))
+
+
 class SlurmSection(Section):
     """What `hitvideo slurm` writes at the head of a job's script; null leaves a line out."""
 
@@ -55,7 +70,7 @@ class SlurmSection(Section):
     account: str | None = None
     qos: str | None = None
     time: str = "24:00:00"
-    """Limit of one attempt; the job saves, requeues itself and goes on."""
+    """Limit of one attempt in Slurm's format; the job saves, requeues itself and goes on."""
     grace_seconds: Positive = 600
     """How long before the limit the job is told to save: a step and a save, twice over."""
     cpus_per_node: Positive | None = None
@@ -68,6 +83,16 @@ class SlurmSection(Section):
         if word is not None and not re.fullmatch(r"[\w.,:+-]+", word):
             raise ConfigError("one word of letters, digits and . , : + - is wanted; it stands in a line of the script")
         return word
+
+    @model_validator(mode="after")
+    def _longer_than_its_grace(self) -> SlurmSection:
+        limit = slurm_seconds(self.time)
+        if limit is not None and limit < self.grace_seconds + 60:  # Slurm signals up to a minute early
+            raise ConfigError(
+                f"time {self.time} is not a minute longer than grace_seconds {self.grace_seconds}: "
+                "every attempt would be told to stop as it starts; raise the one or lower the other"
+            )
+        return self
 
 
 class ClusterSection(Section):

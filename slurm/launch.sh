@@ -16,7 +16,7 @@ launch() {
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
     timeout 120 python -m hitvideo.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
-  [ $asked = 1 ] && again ""                                  # told to stop before anything began
+  [ $asked = 1 ] && settle 0                                  # told to stop before anything began
   bad=$(python -m hitvideo.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
   mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
   [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }
@@ -27,7 +27,12 @@ launch() {
     bash -c 'exec torchrun --nnodes="$SLURM_STEP_NUM_NODES" --node-rank="$SLURM_NODEID" --nproc-per-node="$0" --max-restarts=0 \
       --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m "$@"' "$PER_NODE" "$module" "$@" & step=$!
   while :; do wait $step; code=$?; kill -0 $step 2>/dev/null || break; done   # a trapped signal ends `wait` early
-  python -m hitvideo.attempt end "$run" "$code" "$asked"; code=$?
+  settle "$code"
+}
+
+# The end of an attempt whose ranks ended with the code $1: done, requeued, or given up.
+settle() {
+  python -m hitvideo.attempt end "$run" "$1" "$asked"; code=$?
   [ $code = 75 ] && again ""
   exit $code
 }

@@ -51,13 +51,19 @@ def test_no_progress_twice_is_the_end(run: Path, monkeypatch: pytest.MonkeyPatch
     assert attempt.end(run, 1, asked=False) == EXIT_STOPPED, "it went on from 10 to 20"
     become(monkeypatch, "7.2")
     assert attempt.end(run, 1, asked=False) == EXIT_FAULT
-    assert "two attempts without a new checkpoint (still step-00000020): not requeued" in capsys.readouterr().err
+    assert "2 attempts without a new checkpoint (still step-00000020): not requeued" in capsys.readouterr().err
 
 
-def test_a_stop_on_request_is_no_failure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_on_request_is_no_failure(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless it comes before the first step every time: a time limit shorter than the lead of its signal."""
     assert attempt.end(run, 75, asked=True) == EXIT_STOPPED
     become(monkeypatch, "7.1")
     assert attempt.end(run, 75, asked=True) == EXIT_STOPPED
+    become(monkeypatch, "7.2")
+    assert attempt.end(run, 0, asked=True) == EXIT_FAULT
+    assert "is --time longer than the lead of --signal" in capsys.readouterr().err
 
 
 def test_restarts_are_bounded(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

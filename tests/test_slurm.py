@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hitvideo.config import ConfigError
+from hitvideo.site_sections import slurm_seconds
 from hitvideo.slurm import cluster_words, script, submit
 from tests.samples import ROOT
 
@@ -33,11 +34,11 @@ def test_the_log_folder_is_in_every_checkout() -> None:
 
 def test_the_script_of_a_run(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
-    site.write_text("cluster: {peak_tflops: 989, memory_gib: 80, slurm: {partition: big, time: '10', spares: 1}}\n")
+    site.write_text("cluster: {peak_tflops: 989, memory_gib: 80, slurm: {partition: big, time: '30', spares: 1}}\n")
     text = script(SEVEN, [*cluster_words(site), "data.manifest=a b/manifest.json", "run.name=my-7b"], nodes=16)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
-    for wanted in ("job-name=my-7b", "nodes=17", "gpus-per-node=8", "partition=big", "time=10", "signal=B:USR1@600"):
+    for wanted in ("job-name=my-7b", "nodes=17", "gpus-per-node=8", "partition=big", "time=30", "signal=B:USR1@600"):
         assert f"#SBATCH --{wanted}" in lines
     assert not any("account" in line and line.startswith("#SBATCH") for line in lines), "what is not set is left out"
     assert lines[-1].startswith(f"launch pretrain {SEVEN} cluster.peak_tflops=989")
@@ -57,11 +58,22 @@ def test_a_tokenizer_run_has_its_program() -> None:
         ([], 3, "train.global_batch 512 is not a multiple of"),
         (["parallel.tensor=3"], 16, "not divisible by parallel.tensor 3"),
         (["cluster.slurm.partition='x;rm y'"], 16, "one word of letters"),
+        (["cluster.slurm.time='10'"], 16, "time 10 is not a minute longer than grace_seconds 600"),
+        (["cluster.slurm.time=soon"], 16, "soon is no time limit"),
     ],
 )
 def test_what_cannot_run_is_refused(words: list[str], nodes: int, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         script(SEVEN, words, nodes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("90", 5400), ("1:30", 90), ("24:00:00", 86400), ("2-12", 216000), ("1-0:5", 86700), ("UNLIMITED", None)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(limit: str, seconds: int | None) -> None:
+    """The examples follow `man sbatch`, --time."""
+    assert slurm_seconds(limit) == seconds
 
 
 def test_array_jobs_have_their_own_script() -> None:

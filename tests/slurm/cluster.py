@@ -285,7 +285,11 @@ class Cluster:
             if state in ENDED:
                 raise RuntimeError(f"job {job} is {state}, not {' or '.join(states)}")
             time.sleep(0.2)
-        raise TimeoutError(f"job {job} is {self.job(job).get('JobState')} after {timeout:.0f} s, not {' or '.join(states)}")
+        steps = self.run("squeue", "--steps", "--jobs", job, check=False).stdout
+        self.run("scancel", "--signal=ABRT", job, check=False)  # Python then says in its log where every thread stands
+        time.sleep(3)
+        state = self.job(job).get("JobState")
+        raise TimeoutError(f"job {job} is {state} after {timeout:.0f} s, not {' or '.join(states)}; its steps:\n{steps}")
 
     def run(
         self, *command: str, cwd: Path | None = None, check: bool = True, timeout: float = 120
@@ -325,13 +329,14 @@ def until(happened: Callable[[], object], what: str, timeout: float = 300) -> No
 
 @contextmanager
 def logs_on_failure(folder: Path) -> Iterator[None]:
-    """Print the ends of a job's logs where a test fails: they are all there is to go by."""
+    """Print the ends of what was written into the logs since, where a test fails: they are all there is to go by."""
+    since = time.time()
     try:
         yield
     except BaseException:
-        for path in sorted(folder.glob("*"), key=lambda p: p.stat().st_mtime):
-            if path.is_file():
-                print(f"--- {path}\n{path.read_text(errors='replace')[-2500:]}")
+        for path in sorted(folder.glob("*.*"), key=lambda p: p.stat().st_mtime):
+            if path.stat().st_mtime >= since:
+                print(f"--- {path}\n{path.read_text(errors='replace')[-4000:]}")
         raise
 
 

@@ -28,7 +28,7 @@ SMALL = [
     "train.dtype=fp32", "train.global_batch=8", "train.log_every=1", "train.warmup_steps=2", "train.validation_batches=0",
     "data.validation_samples=8", "data.block=8",
 ]  # fmt: skip
-SIZE = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=10"]
+SIZE = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=30"]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def test_the_7b_script_itself(cluster: Cluster, manifest: Path, tmp_path: Path) 
         job = cluster.submit("--nodes=2", *SIZE, "slurm/pretrain_7b.sh", *words, "run.name=sbatch", cwd=ROOT)
         cluster.wait(job, "COMPLETED")
         assert (tmp_path / "sbatch/DONE").read_text() == "6\n"
+        assert restarts(cluster, job) == 0
     undisturbed([*words, "run.name=plain", "cluster.nodes=2", "cluster.devices_per_node=2"], 4)
     assert metrics_of(tmp_path / "sbatch") == metrics_of(tmp_path / "plain")
     reports = list((tmp_path / "sbatch/attempts" / f"{job}.0").glob("n*.json"))
@@ -99,8 +100,9 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
                              "run.name=chaos", cwd=ROOT)  # fmt: skip
         until(lambda: steps_of(run) > 25, "training under way")
         mlflow_run = (run / "mlflow_run_id").read_text()
-        cluster.run("scancel", "--signal=USR1", "--batch", job)  # what --signal=B:USR1@600 does at the time limit
-        until(lambda: restarts(cluster, job) == 1, "requeued after USR1")
+        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # within the 600 s of --signal=B:USR1@600
+        until(lambda: restarts(cluster, job) == 1, "told by Slurm that its time ends, and requeued")
+        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
 
         stopped_at = newest(run)
         until(lambda: newest(run) > stopped_at, "resumed after USR1, and a checkpoint written")
@@ -109,7 +111,6 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
         until(lambda: restarts(cluster, job) == 2, "requeued after a rank was killed")
         took = time.monotonic() - killed_at
         assert took < 20, f"a dead rank ends the job in seconds, not in {took:.0f}"
-
 
         killed_after = newest(run)
         until(lambda: newest(run) > killed_after, "resumed after the kill, and a checkpoint written")
@@ -163,7 +164,7 @@ def test_a_broken_node_is_excluded_and_named(
     words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "train.micro_batch=8", "train.steps=2",
              "tracking.enabled=false"]  # fmt: skip
     with cluster.without_shared_memory("n1"), logs_on_failure(LOGS):
-        size = ["--gpus-per-node=1", "--cpus-per-task=2", "--time=10", "slurm/pretrain_7b.sh", *words]
+        size = ["--gpus-per-node=1", "--cpus-per-task=2", "--time=30", "slurm/pretrain_7b.sh", *words]
         job = cluster.submit("--nodes=1", *size, "run.name=requeued", cwd=ROOT)
         done = cluster.wait(job, "COMPLETED")
         monkeypatch.setenv("SPARES", "1")
