@@ -5,7 +5,7 @@
         checkpoints/    full state          weights/        the model alone
         samples/        pictures, videos    report.html     DONE, written last
         heartbeats/     what each rank does     skipped.jsonl   steps left out, and their samples
-        started         seconds since 1970
+        started         seconds since 1970      meeting.json    the ranks' hosts, and how fast they are
         STOP            touch it to stop: ranks agree at a step boundary, save, and exit 75
 """
 
@@ -75,6 +75,11 @@ class RunDirectory:
         if self.writer:
             refuse_if_taken_over(self.path)
             write_text(self.path / "DONE", f"{step}\n")
+
+    def write_meeting(self, report: dict[str, Any]) -> None:
+        """How the ranks met before the first step (hitvideo/parallel/meeting.py)."""
+        if self.writer:
+            write_text(self.path / "meeting.json", json.dumps(report, indent=1) + "\n")
 
     def append_metrics(self, row: dict[str, float]) -> None:
         if self.writer:

@@ -24,6 +24,7 @@ from hitvideo.data.loader import Batches
 from hitvideo.heartbeat import Heartbeat
 from hitvideo.parallel import checkpoint
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.meeting import meet
 from hitvideo.parallel.saver import Saver
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.run import RunDirectory, Stop
@@ -76,6 +77,7 @@ def opened(settings: VideoTokenizerRun | PretrainRun) -> Iterator[tuple[Topology
     """The ranks, the run directory and the tracker of a run."""
     with start(settings.parallel.tensor, settings.parallel.context) as topology:
         directory = RunDirectory(settings, writer=topology.rank == 0)
+        directory.write_meeting(meet(topology))
         with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
             yield topology, directory, tracker
 

@@ -13,6 +13,8 @@ PER_NODE=${PROCESSES_PER_NODE:-$gpus}                       # ranks on a node: o
 CPUS=${SLURM_CPUS_PER_TASK:-1}                              # of a node; srun does not take the number over by itself
 export HITVIDEO_ATTEMPT=$SLURM_JOB_ID.$RESTARTS             # the only attempt whose ranks may write into the run's directory
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))        # from the job's id: jobs may share a node
+export NUMA=                                                # torchrun's option: a rank's threads and memory beside its GPU
+command -v numactl >/dev/null && command -v nvidia-smi >/dev/null && NUMA=--numa-binding=node
 threads=$((CPUS / PER_NODE)); threads=$((threads > 8 ? 8 : threads < 1 ? 1 : threads))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}         # ranks share the cores; the default takes all of them for each
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1              # logs in time, and a stack where a rank crashes

@@ -24,7 +24,7 @@ launch() {
   export MASTER_ADDR=${fit[0]}                                # where ranks meet
   srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --nodelist="$(IFS=,; echo "${fit[*]}")" --kill-on-bad-exit=1 --wait=60 \
     --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-%n.log" \
-    bash -c 'exec torchrun --nnodes="$SLURM_STEP_NUM_NODES" --node-rank="$SLURM_NODEID" --nproc-per-node="$0" --max-restarts=0 \
+    bash -c 'exec torchrun $NUMA --nnodes="$SLURM_STEP_NUM_NODES" --node-rank="$SLURM_NODEID" --nproc-per-node="$0" --max-restarts=0 \
       --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m "$@"' "$PER_NODE" "$module" "$@" & step=$!
   while :; do wait $step; code=$?; kill -0 $step 2>/dev/null || break; done   # a trapped signal ends `wait` early
   settle "$code"

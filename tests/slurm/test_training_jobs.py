@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -72,6 +73,9 @@ def test_the_7b_script_itself(cluster: Cluster, manifest: Path, tmp_path: Path) 
     assert metrics_of(tmp_path / "sbatch") == metrics_of(tmp_path / "plain")
     reports = list((tmp_path / "sbatch/attempts" / f"{job}.0").glob("n*.json"))
     assert len(reports) == 2, "every node was looked at before training"
+    met = json.loads((tmp_path / "sbatch/meeting.json").read_text())
+    assert [each["host"] for each in met["ranks"]] == ["n1", "n1", "n2", "n2"], "and all ranks met, timed"
+    assert met["all_reduce_seconds"] > 0
 
 
 def steps_of(run: Path) -> int:
@@ -98,7 +102,7 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
     with logs_on_failure(LOGS):
         job = cluster.submit("--nodes=2", "--gpus-per-node=1", "--cpus-per-task=2", "--time=30", "slurm/pretrain_7b.sh", *words,
                              "run.name=chaos", cwd=ROOT)  # fmt: skip
-        until(lambda: steps_of(run) > 25, "training under way")
+        until(lambda: steps_of(run) > 25 and (run / "mlflow_run_id").is_file(), "training under way, and tracked")
         mlflow_run = (run / "mlflow_run_id").read_text()
         cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # within the 600 s of --signal=B:USR1@600
         until(lambda: restarts(cluster, job) == 1, "told by Slurm that its time ends, and requeued")
