@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -194,34 +195,74 @@ class _TrunkShare(_Share):
         return _ScatteringLinear(inputs // self.tensor_parallel, outputs, self.sequence)
 
     def scatter(self, x: torch.Tensor) -> torch.Tensor:
-        return x.chunk(self.parts, 1)[0].clone() if self.parts > 1 else x
+        if self.parts == 1:
+            return x
+        mine = cast(torch.Tensor, _Scatter.apply(x, self.parts))  # type: ignore[no-untyped-call]
+        return mine.transpose(0, 1).contiguous().transpose(0, 1) if self.sequence > 1 else mine
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x] * self.parts, 1) if self.parts > 1 else x
+        return cast(torch.Tensor, _Gather.apply(x, self.parts)) if self.parts > 1 else x  # type: ignore[no-untyped-call]
 
     def slots_to_heads(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.chunk(self.context, 2)[0]] * self.context, 1) if self.context > 1 else x
+        if self.context == 1:
+            return x
+        batch, slots, heads, dims = x.shape
+        got = x.view(batch, slots, self.context, heads // self.context, dims).permute(2, 0, 1, 3, 4).contiguous().clone()
+        return got.permute(1, 0, 2, 3, 4).reshape(batch, self.context * slots, heads // self.context, dims)
 
     def heads_to_slots(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.chunk(self.context, 1)[0]] * self.context, 2) if self.context > 1 else x
+        if self.context == 1:
+            return x
+        batch, slots, heads, dims = x.shape
+        got = x.view(batch, self.context, slots // self.context, heads, dims).transpose(0, 1).contiguous().clone()
+        return got.permute(1, 2, 0, 3, 4).reshape(batch, slots // self.context, self.context * heads, dims)
+
+
+class _Scatter(torch.autograd.Function):
+    """As parallel/slots.py does it, copies included: what arrives from the ranks is joined in a place of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, parts: int) -> torch.Tensor:
+        ctx.parts = parts
+        return x.chunk(parts, 1)[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return torch.cat([torch.empty_like(gradient) for _ in range(ctx.parts)], 1), None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, parts: int) -> torch.Tensor:
+        ctx.parts = parts
+        return torch.cat([torch.empty_like(x) for _ in range(parts)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return gradient.chunk(ctx.parts, 1)[0].clone(), None
 
 
 class _GatheringLinear(nn.Linear):
+    """Megatron's column layer, slots first: it keeps a rank's slots only, and gathers them again in the backward."""
+
     def __init__(self, inputs: int, outputs: int, ranks: int) -> None:
         super().__init__(inputs, outputs, bias=False)
         self.ranks = ranks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Megatron keeps a rank's slots only, and gathers them again in the backward."""
         if self.ranks == 1:
             return F.linear(x, self.weight)
-        return again(True, lambda x: F.linear(torch.cat([x] * self.ranks, 1), self.weight), x)
+        mine = x.transpose(0, 1).contiguous()
+        return again(True, lambda x: F.linear(torch.cat([x] * self.ranks), self.weight), mine).transpose(0, 1)
 
 
 class _ScatteringLinear(_GatheringLinear):
+    """Megatron's row layer, slots first."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        whole = F.linear(x, self.weight)
-        return whole.chunk(self.ranks, 1)[0].clone() if self.ranks > 1 else whole
+        if self.ranks == 1:
+            return F.linear(x, self.weight)
+        return F.linear(x.transpose(0, 1).contiguous(), self.weight).chunk(self.ranks)[0].clone().transpose(0, 1)
 
 
 def _logits(model: LanguageModel) -> int:

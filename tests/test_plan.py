@@ -146,12 +146,11 @@ def highest(run: PretrainRun) -> tuple[int, int]:
         return held, held + most
 
 
-TENTH, FIFTH = 0.1, 0.2
-# Where slots are divided, the plan leaves out copies that gathering makes for a moment: 16 % and 10 % below, measured.
 MEASURED = [
     (2, "parallel.zero_stage=3 parallel.activation_checkpointing=block llm.layers=12"),
     (2, "parallel.zero_stage=1 parallel.tensor=2"),
     (2, "parallel.zero_stage=3 parallel.tensor=2 parallel.sequence=true"),
+    (2, "parallel.zero_stage=3 parallel.context=2"),
     (2, "parallel.zero_stage=2 train.dtype=bf16 llm.layers=2"),
 ]
 
@@ -168,5 +167,4 @@ def test_the_plan_is_near_what_ranks_take(world: int, words: str) -> None:
     measured = [figure / GIB for figure in max(run_ranks(highest, world, run))]
     states = found.weights_gib + found.gradients_gib + found.optimizer_gib
     print(f"{words}: states {states:.4f} planned {measured[0]:.4f} measured; in all {found.total_gib:.4f}, {measured[1]:.4f}")
-    divided = run.parallel.sequence or run.parallel.context > 1
-    assert found.total_gib == pytest.approx(measured[1], rel=FIFTH if divided else TENTH)
+    assert found.total_gib == pytest.approx(measured[1], rel=0.1)
