@@ -80,7 +80,7 @@ class Engine:
             set_z3_leaf_modules(model, leaf_modules)
         groups = _groups(model, train.weight_decay, parts)
         self._parts = [part for part, _ in groups]
-        optimizer = torch.optim.AdamW([group for _, group in groups], lr=train.lr, betas=train.betas)
+        optimizer = torch.optim.AdamW([group for _, group in groups], lr=train.lr, betas=train.betas, fused=True)
         self.model = model.to(topology.device, DTYPES[train.dtype])
         self.zero_stage = parallel.zero_stage
         self._engine, *_ = deepspeed.initialize(

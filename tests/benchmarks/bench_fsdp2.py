@@ -43,7 +43,7 @@ def fsdp2(topology: Topology) -> Callable[[], None]:
     for block in model.trunk.blocks:
         fully_shard(block)
     fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step() -> None:
         model(*loss.inputs)["loss"].backward()

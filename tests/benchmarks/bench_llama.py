@@ -67,7 +67,7 @@ def main() -> None:
     our_loss, our_model, length = build(device)
     their_loss, their_model = llama(device, length)
     sides = {"ours": (our_loss, our_model), "llama": (their_loss, their_model)}
-    optimizers = {name: torch.optim.AdamW(model.parameters(), 1e-4) for name, (_, model) in sides.items()}
+    optimizers = {name: torch.optim.AdamW(model.parameters(), 1e-4, fused=True) for name, (_, model) in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(ROUNDS + 1):  # the first is a warm-up
         for name, (loss, _) in sides.items():
