@@ -32,7 +32,7 @@ from hitvideo.schema import PretrainRun, load_as
 from hitvideo.text import TextTokenizer
 from hitvideo.throughput import make_layout, mfu, training_flops_per_row
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, batches_of, learning_rate, opened, train
+from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def make_job(
     training, held_out = split(len(dataset), settings.data.validation_samples)
     batches = batches_of(settings, topology, settings.data.block, settings.data.workers)
     model = make_model(settings, topology)
-    flops = training_flops_per_row(model)
+    cost = Cost(layout.length, training_flops_per_row(model))
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
     weights = settings.train.text_loss_weight, settings.train.level_balance
 
@@ -80,8 +80,7 @@ def make_job(
         validation=batches(whole, held_out) if validating else None,
         validate=lambda rows: engine(rows, *weights),
         export=lambda checkpoint: export(checkpoint, directory, settings),
-        tokens_per_row=layout.length,
-        flops_per_row=flops,
+        cost=lambda _step: cost,
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
         key=lambda index: dataset[index].key,
         faults=settings.faults,

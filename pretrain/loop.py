@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,13 @@ from pretrain.meter import Meter, Progress
 log = logging.getLogger(__name__)
 
 
+class Cost(NamedTuple):
+    """Tokens of one row, and FLOPs of its forward and backward."""
+
+    tokens: int
+    flops: float
+
+
 @dataclass
 class Job:
     """What one program hands to the loop."""
@@ -59,8 +66,8 @@ class Job:
     """Micro-batch → scalars, logged as validation_NAME."""
     export: Callable[[Path], None]
     """Write `weights/` from a checkpoint; called on the writer alone."""
-    tokens_per_row: int
-    flops_per_row: float
+    cost: Callable[[int], Cost]
+    """Of a row at a step: phases may have clips of their own."""
     utilisation: Callable[[float], float]
     """FLOPs per second → MFU."""
     state: Callable[[], dict[str, Any]] = dict
@@ -130,7 +137,7 @@ def train(job: Job) -> int:
             pulse.beat("validate and log", step)
             validated = validation_losses(job) if last or step % settings.validate_every == 0 else {}
             if (step == 1 or last or step % settings.log_every == 0 or validated) and (metered := meter.row()):
-                row = {"step": step, **rates(job, metered), "lr": lr, **validated}
+                row = {"step": step, **rates(job, metered, step), "lr": lr, **validated}
                 directory.append_metrics(row)
                 job.tracker.log(row, step)
                 progress.show(step, row)
@@ -186,10 +193,10 @@ def keys(job: Job, step: int) -> list[str]:
     return [job.key(job.batches.samples[int(index)]) for index in job.batches.order(positions)]
 
 
-def rates(job: Job, metered: dict[str, float]) -> dict[str, float]:
-    """A meter's row with rows per second told as tokens per second and MFU."""
-    rows = metered.pop("rows_per_s")
-    return {**metered, "tokens_per_s": rows * job.tokens_per_row, "mfu": job.utilisation(rows * job.flops_per_row)}
+def rates(job: Job, metered: dict[str, float], step: int) -> dict[str, float]:
+    """A meter's row with rows per second told as tokens per second and MFU, by what a row costs in the last of `step` steps."""
+    rows, cost = metered.pop("rows_per_s"), job.cost(step - 1)
+    return {**metered, "tokens_per_s": rows * cost.tokens, "mfu": job.utilisation(rows * cost.flops)}
 
 
 def learning_rate(settings: TrainSection, step: int, steps: int | None = None, lr: float | None = None) -> float:

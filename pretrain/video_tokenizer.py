@@ -9,6 +9,7 @@ The same command again resumes. Exit code 75: stopped on request. The result is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from hitvideo.tokenizer.losses import sample_prefix
 from hitvideo.tokenizer.phases import place, unquantized_share
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.tracking import Tracker
-from pretrain.loop import Job, batches_of, learning_rate, opened, train
+from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
 from pretrain.objective import Objective, perceptual_of
 
 log = logging.getLogger(__name__)
@@ -92,13 +93,19 @@ def make_job(
         validation=batches(source.still(), held_out) if settings.train.validation_batches and held_out else None,
         validate=objective.prefixes,
         export=lambda checkpoint: export(checkpoint, directory, settings),
-        tokens_per_row=settings.hierarchy.tokens(settings.video.extent),
-        flops_per_row=training_flops_per_clip(settings),
+        cost=cost_by_step(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
         state=objective.state,
         load_state=objective.load_state,
         faults=settings.faults,
     )
+
+
+def cost_by_step(settings: VideoTokenizerRun) -> Callable[[int], Cost]:
+    """What a clip costs at a step: a phase may have clips of a size of its own."""
+    clips = {settings.clip_in(phase) for phase in settings.schedule}
+    costs = {clip: Cost(settings.hierarchy.tokens(clip.extent), training_flops_per_clip(settings, clip)) for clip in clips}
+    return lambda step: costs[settings.clip_in(place(settings.schedule, step).phase)]
 
 
 def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:

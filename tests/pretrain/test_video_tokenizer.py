@@ -207,3 +207,11 @@ def test_zero_stages_agree_on_two_ranks(tmp_path: Path, shards: Path) -> None:
         for mine, theirs in zip(one, other, strict=True):
             for key in ("loss", "grad_norm"):
                 assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (stage, mine["step"], key)
+
+
+def test_a_clip_costs_by_its_phase() -> None:
+    """48×64 in the second phase, 32×32 in the first: three times as many cells, and work."""
+    settings = load_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "video.height=32", "video.width=32"])
+    first, second = (program.cost_by_step(settings)(step) for step in (3, 4))
+    assert second.tokens == 3 * first.tokens
+    assert second.flops == pytest.approx(3 * first.flops, rel=1e-3)
