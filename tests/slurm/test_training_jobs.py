@@ -91,6 +91,12 @@ def restarts(cluster: Cluster, job: str) -> int:
     return int(cluster.job(job).get("Restarts", "-1"))
 
 
+def set_limit(cluster: Cluster, job: str, minutes: int) -> None:
+    """A job that is just being requeued may refuse it for a moment."""
+    words = ["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"]
+    until(lambda: cluster.run(*words, check=False).returncode == 0, f"a time limit of {minutes} minutes")
+
+
 def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifest: Path, tmp_path: Path) -> None:
     """USR1 before the time limit, then a rank killed, then a node powered off: it ends with the weights of a quiet run."""
     if not cluster.namespaces:
@@ -104,9 +110,9 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
                              "run.name=chaos", cwd=ROOT)  # fmt: skip
         until(lambda: steps_of(run) > 25 and (run / "mlflow_run_id").is_file(), "training under way, and tracked")
         mlflow_run = (run / "mlflow_run_id").read_text()
-        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # within the 600 s of --signal=B:USR1@600
+        set_limit(cluster, job, minutes=10)  # within the 600 s of --signal=B:USR1@600
         until(lambda: restarts(cluster, job) == 1, "told by Slurm that its time ends, and requeued")
-        cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+        set_limit(cluster, job, minutes=30)
 
         stopped_at = newest(run)
         until(lambda: newest(run) > stopped_at, "resumed after USR1, and a checkpoint written")
