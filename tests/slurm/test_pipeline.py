@@ -35,7 +35,7 @@ def small(path: Path, config: str, words: list[str]) -> str:
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TASKS", "2")
-    monkeypatch.setenv("SBATCH_OPTIONS", "--nodes=1 --gpus-per-node=1 --cpus-per-task=2 --time=10")
+    monkeypatch.setenv("SBATCH_OPTIONS", "--nodes=1 --gpus-per-node=1 --cpus-per-task=2 --time=30")
     write_moving_shapes(tmp_path / "shards", 32, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=8)
     configs = [
         small(tmp_path / "tokenizer.yaml", "pretrain_tokenizer/tiny.yaml", TOKENIZER),
@@ -74,7 +74,7 @@ def test_a_wrong_config_is_refused_before_anything_is_queued(cluster: Cluster, t
 def test_hitvideo_slurm_submits(cluster: Cluster, tmp_path: Path, arguments: list[str]) -> None:
     """The printed script is a job that Slurm takes and that trains."""
     site = tmp_path / "site.yaml"
-    site.write_text("cluster: {devices_per_node: 1, peak_tflops: 0.1, memory_gib: 8, slurm: {cpus_per_node: 2, time: '10'}}\n")
+    site.write_text("cluster: {devices_per_node: 1, peak_tflops: 0.1, memory_gib: 8, slurm: {cpus_per_node: 2, time: '30'}}\n")
     words = [f"run.root={tmp_path}/work/runs", f"data.video_shards={arguments[1]}"]
     hitvideo = str(Path(sys.executable).with_name("hitvideo"))
     command = [hitvideo, "slurm", arguments[3], "--nodes", "1", "--cluster", str(site), "--submit", *words]
