@@ -50,7 +50,7 @@ def start_ranks(function: Callable[..., int], world: int, *arguments: Any, threa
     return ranks
 
 
-def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 240, threads: int = 1) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 400, threads: int = 1) -> list[Any]:
     """Call a module-level function on every rank of a world; returns their results in rank order."""
     port = free_port()
     results: Any = _context.Queue()

@@ -39,7 +39,8 @@ def run_all(tmp_path: Path, manifest: Path, world: int, runs: dict[str, str]) ->
     """Names and the words that each run has beside SMALL's → metrics."""
     where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", *SMALL]
     words = [[*where, f"run.name={name}", *extra.split()] for name, extra in runs.items()]
-    assert run_ranks(several, world, words, [free_port() for _ in words]) == [[0] * len(runs)] * world
+    ports, patience = [free_port() for _ in words], 240 + 60 * len(runs)  # each run starts an engine anew
+    assert run_ranks(several, world, words, ports, timeout=patience) == [[0] * len(runs)] * world
     return {name: read_metrics(tmp_path / name / "metrics.jsonl") for name in runs}
 
 
@@ -104,6 +105,7 @@ FURTHER = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("table", ["grid", "further"])
 def test_every_layout_over_twenty_steps(tmp_path: Path, manifest: Path, world: int, table: str) -> None:
