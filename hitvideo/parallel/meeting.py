@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -37,15 +37,15 @@ def meet(topology: Topology) -> dict[str, Any]:
     together = _best(lambda: dist.all_reduce(buffer), device)
     found: list[dict[str, Any]] = [{}] * topology.world
     dist.all_gather_object(found, {"rank": topology.rank, "host": socket.gethostname(), "seconds": alone})
-    for text in slow({f"rank {each['rank']} on {each['host']}": each["seconds"] for each in found}):
-        if topology.rank == 0:
+    if topology.rank == 0:
+        for text in slow({f"rank {each['rank']} on {each['host']}": each["seconds"] for each in found}):
             log.warning("%s", text)
     return {"all_reduce_mib": mib, "all_reduce_seconds": together, "ranks": found}
 
 
 def slow(seconds: Mapping[str, float]) -> list[str]:
     """What to say of the ranks that need twice the median time for the same work."""
-    usual = median(seconds.values())
+    usual = median_low(seconds.values())  # of two ranks the faster one: none is twice as slow as their mean
     return [
         f"{name} computes {taken / usual:.1f} times slower than the others: the whole run goes at its pace"
         for name, taken in seconds.items()
