@@ -24,14 +24,14 @@ from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
-from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import DTYPES, Engine
+from hitvideo.parallel.restore import Reader
 from hitvideo.parallel.topology import Topology
-from hitvideo.run import RunDirectory, command_line, guarded
-from hitvideo.schema import PretrainRun, load_as
-from hitvideo.text import TextTokenizer
-from hitvideo.throughput import make_layout, mfu, training_flops_per_row
-from hitvideo.tracking import Tracker
+from hitvideo.planning.flops import make_layout, mfu, training_flops_per_row
+from hitvideo.runs.directory import RunDirectory, command_line, guarded
+from hitvideo.runs.tracking import Tracker
+from hitvideo.sequence.text import TextTokenizer
+from hitvideo.settings.programs import PretrainRun, load_as
 from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
 
 log = logging.getLogger(__name__)

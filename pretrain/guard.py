@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from hitvideo.site_sections import FaultsSection
+from hitvideo.settings.run import FaultsSection
 
 log = logging.getLogger(__name__)
 

@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hitvideo.attempt import EXIT_DONE, EXIT_STOPPED
+from hitvideo.cluster.attempt import EXIT_DONE, EXIT_STOPPED
 from hitvideo.data.loader import Batches
-from hitvideo.heartbeat import Heartbeat
-from hitvideo.parallel import checkpoint
+from hitvideo.parallel import restore
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.meeting import meet
-from hitvideo.parallel.saver import Saver
+from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.run import RunDirectory, Stop
-from hitvideo.schema import PretrainRun, VideoTokenizerRun
-from hitvideo.sections import TrainSection
-from hitvideo.site_sections import CheckpointSection, FaultsSection
-from hitvideo.tracking import Tracker
+from hitvideo.runs.directory import RunDirectory, Stop
+from hitvideo.runs.heartbeat import Heartbeat
+from hitvideo.runs.tracking import Tracker
+from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
+from hitvideo.settings.run import CheckpointSection, FaultsSection
+from hitvideo.settings.training import TrainSection
 from pretrain.guard import Diverged, Guard
 from pretrain.meter import Meter, Progress
 
@@ -154,7 +154,7 @@ def train(job: Job) -> int:
                 log.warning("stopped after step %d on request; the same command goes on from there", step)
                 return EXIT_STOPPED
     if directory.writer:
-        job.export(checkpoint.complete(directory.checkpoints)[-1])
+        job.export(restore.complete(directory.checkpoints)[-1])
     job.tracker.finish("FINISHED")
     directory.mark_done(step)
     return EXIT_DONE
@@ -162,10 +162,10 @@ def train(job: Job) -> int:
 
 def resume(job: Job, guard: Guard) -> int:
     """Load the newest checkpoint that is whole, of whatever layout; returns the steps behind it."""
-    found, step = checkpoint.newest(job.directory.checkpoints, job.engine), 0
+    found, step = restore.newest(job.directory.checkpoints, job.engine), 0
     if found:
-        step = checkpoint.load(found, job.engine, job.fingerprint)
-        memory = checkpoint.Reader(found).state
+        step = restore.load(found, job.engine, job.fingerprint)
+        memory = restore.Reader(found).state
         job.load_state(memory.get("job", {}))
         guard.load_state(memory.get("guard", {}))
     job.directory.forget_metrics_after(step)
@@ -177,12 +177,12 @@ def resume(job: Job, guard: Guard) -> int:
 def roll_back(job: Job, guard: Guard, saver: Saver, step: int) -> int:
     """Back to the newest checkpoint, whose step is returned, and on with data that have not been seen."""
     saver.finish()
-    found = checkpoint.newest(job.directory.checkpoints, job.engine)
+    found = restore.newest(job.directory.checkpoints, job.engine)
     if found is None:
         raise Diverged(f"{job.faults.patience} bad steps in a row up to step {step}, with no checkpoint yet to go back to")
-    guard.roll_back(step, checkpoint.step_of(found))
-    job.load_state(checkpoint.Reader(found).state.get("job", {}))
-    step = checkpoint.load(found, job.engine, job.fingerprint)
+    guard.roll_back(step, restore.step_of(found))
+    job.load_state(restore.Reader(found).state.get("job", {}))
+    step = restore.load(found, job.engine, job.fingerprint)
     job.directory.forget_metrics_after(step)
     return step
 

@@ -20,19 +20,19 @@ from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import split
 from hitvideo.data.video_shards import list_shards
 from hitvideo.hierarchy import Clip
-from hitvideo.parallel.checkpoint import Reader
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.restore import Reader
 from hitvideo.parallel.topology import Topology
-from hitvideo.run import RunDirectory, command_line, guarded
-from hitvideo.schema import VideoTokenizerRun, load_as
-from hitvideo.throughput import mfu
-from hitvideo.tokenizer.budget import training_flops_per_clip
+from hitvideo.planning.flops import mfu
+from hitvideo.planning.video_tokenizer import training_flops_per_clip
+from hitvideo.runs.directory import RunDirectory, command_line, guarded
+from hitvideo.runs.tracking import Tracker
+from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.losses import sample_prefix
 from hitvideo.tokenizer.phases import place, unquantized_share
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.tracking import Tracker
 from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
-from pretrain.objective import Objective, perceptual_of
+from pretrain.video_tokenizer_objective import Objective, perceptual_of
 
 log = logging.getLogger(__name__)
 _BLOCK = 1024  # clips within which the order shuffles together; decoding, not reading, is what costs here

@@ -2,12 +2,12 @@
 #
 #   launch MODULE RUN.yaml key=value …      one attempt at a run: check every node, train on the fit ones, requeue or not
 #
-# The decisions are made, and explained, by hitvideo/attempt.py. SPARES: nodes of the allocation beyond those that train.
+# The decisions are made, and explained, by hitvideo/cluster/attempt.py. SPARES: nodes of the allocation beyond those that train.
 
 launch() {
   local module=$1 nodes=$((SLURM_JOB_NUM_NODES - ${SPARES:-0})) run bad code asked=0 fit step
   set -- "$2" cluster.nodes="$nodes" cluster.devices_per_node="$PER_NODE" "${@:3}"   # what the allocation knows is not said twice
-  run=$(python -m hitvideo.attempt begin "$@") || exit $?
+  run=$(python -m hitvideo.cluster.attempt begin "$@") || exit $?
   [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
   export HITVIDEO_FAULTS=$run/attempts/$HITVIDEO_ATTEMPT
   # A signal reaches this shell alone; the ranks see the file, agree at a step boundary, save, and exit 75.
@@ -15,9 +15,9 @@ launch() {
 
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
-    timeout 120 python -m hitvideo.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
+    timeout 120 python -m hitvideo.cluster.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
   [ $asked = 1 ] && settle 0                                  # told to stop before anything began
-  bad=$(python -m hitvideo.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
+  bad=$(python -m hitvideo.cluster.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
   mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
   [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }
 
@@ -32,7 +32,7 @@ launch() {
 
 # The end of an attempt whose ranks ended with the code $1: done, requeued, or given up.
 settle() {
-  python -m hitvideo.attempt end "$run" "$1" "$asked"; code=$?
+  python -m hitvideo.cluster.attempt end "$run" "$1" "$asked"; code=$?
   [ $code = 75 ] && again ""
   exit $code
 }

@@ -13,9 +13,9 @@ from hitvideo import config
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.hierarchy import Clip, Hierarchy
-from hitvideo.sections import LossSection
+from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
+from hitvideo.settings.training import LossSection
 from hitvideo.tokenizer.losses import code_losses, distances
-from hitvideo.tokenizer.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
 ROOT = Path(__file__).resolve().parents[1]

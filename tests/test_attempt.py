@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hitvideo import attempt
-from hitvideo.attempt import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, TakenOverError, refuse_if_taken_over
+from hitvideo.cluster import attempt
+from hitvideo.cluster.attempt import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, TakenOverError, refuse_if_taken_over
 from hitvideo.config import ConfigError
-from hitvideo.run import RunDirectory
-from hitvideo.schema import PretrainRun, load_as
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.settings.programs import PretrainRun, load_as
 from tests.samples import ROOT
 
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from hitvideo.cli import main, parser
+from hitvideo.commands.cli import main, parser
 from hitvideo.data.token_format import shard_paths
 from hitvideo.data.video_shards import list_shards, read, scan
-from hitvideo.schema import PretrainRun
-from hitvideo.text import TextTokenizer
-from hitvideo.video import encode_mp4
+from hitvideo.sequence.text import TextTokenizer
+from hitvideo.settings.programs import PretrainRun
+from hitvideo.video.decode import encode_mp4
 from tests.conftest import ROOT
 from tests.samples import make_token_shards
 

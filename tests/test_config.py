@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hitvideo import config, schema
+from hitvideo import config
 from hitvideo.config import ConfigError, Section
+from hitvideo.settings import programs
 from tests.conftest import ROOT
 
 RUNS = [
@@ -178,7 +179,7 @@ def test_wrong_types_name_key_and_value() -> None:
 
 def test_missing_key() -> None:
     with pytest.raises(ConfigError, match=r"'run' is missing.*run=VALUE"):
-        config.build(schema.TokenizeRun, {"program": "tokenize_shards"}, "run.yaml")
+        config.build(programs.TokenizeRun, {"program": "tokenize_shards"}, "run.yaml")
 
 
 def test_frozen() -> None:
@@ -199,36 +200,36 @@ def test_flat_and_fingerprint() -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_run_loads_and_round_trips(path: Path, tmp_path: Path) -> None:
-    run = schema.load(path)
-    again = schema.load(write(tmp_path / "resolved.yaml", config.to_yaml(run)))
+    run = programs.load(path)
+    again = programs.load(write(tmp_path / "resolved.yaml", config.to_yaml(run)))
     assert again == run
     assert config.fingerprint(again) == config.fingerprint(run)
 
 
 def test_there_are_runs_of_every_program() -> None:
-    assert {schema.load(path).program for path in RUNS} == set(schema.RUNS)
+    assert {programs.load(path).program for path in RUNS} == set(programs.RUNS)
 
 
 def test_every_run_divides_its_batch_on_its_own_cluster() -> None:
     for path in RUNS:
-        run = schema.load(path)
-        if isinstance(run, schema.PretrainRun | schema.VideoTokenizerRun):
+        run = programs.load(path)
+        if isinstance(run, programs.PretrainRun | programs.VideoTokenizerRun):
             world = run.cluster.nodes * run.cluster.devices_per_node
             assert world % run.parallel.tensor == 0, path
             assert run.train.accumulation(world // run.parallel.tensor) >= 1, path
 
 
 def test_overrides_reach_the_run() -> None:
-    run = schema.load(TINY, ["train.lr=3e-4", "run.name=other", "train.betas=[0.8, 0.9]", "data.manifest=null"])
-    assert isinstance(run, schema.PretrainRun)
+    run = programs.load(TINY, ["train.lr=3e-4", "run.name=other", "train.betas=[0.8, 0.9]", "data.manifest=null"])
+    assert isinstance(run, programs.PretrainRun)
     assert (run.train.lr, run.run.name, run.train.betas, run.data.manifest) == (3e-4, "other", (0.8, 0.9), None)
 
 
 def test_a_run_of_another_program() -> None:
     with pytest.raises(ConfigError, match=r"python -m pretrain .*tiny\.yaml"):
-        schema.load_as(schema.TokenizeRun, TINY)
+        programs.load_as(programs.TokenizeRun, TINY)
     with pytest.raises(ConfigError, match=r"one of video_tokenizer, tokenize_shards, pretrain; got 'prtrain'"):
-        schema.load(TINY, ["program=prtrain"])
+        programs.load(TINY, ["program=prtrain"])
 
 
 @pytest.mark.parametrize(
@@ -259,18 +260,18 @@ def test_a_run_of_another_program() -> None:
 )
 def test_refusals(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        schema.load(TINY, words)
+        programs.load(TINY, words)
 
 
 def test_run_directory_stays_under_its_root() -> None:
     for name in ("a", "a.b", "A-1_2", "1b", "a.."):
-        run = schema.load(TINY, [f"run.name='{name}'", "run.root=somewhere"])
+        run = programs.load(TINY, [f"run.name='{name}'", "run.root=somewhere"])
         assert run.run.directory == Path("somewhere") / name
         assert run.run.directory.resolve().parent == Path("somewhere").resolve()
 
 
 def test_accumulation() -> None:
-    train = schema.load_as(schema.PretrainRun, TINY, ["train.global_batch=24", "train.micro_batch=4"]).train
+    train = programs.load_as(programs.PretrainRun, TINY, ["train.global_batch=24", "train.micro_batch=4"]).train
     assert [train.accumulation(ranks) for ranks in (1, 2, 3, 6)] == [6, 3, 2, 1]
     with pytest.raises(ConfigError, match=r"global_batch 24 .*micro_batch 4 × 4 data-parallel ranks = 16; try 16"):
         train.accumulation(4)
@@ -280,5 +281,5 @@ def test_accumulation() -> None:
 
 def test_the_yaml_of_a_run_is_plain() -> None:
     """Any YAML reader gives the same content back: no tags, no anchors."""
-    run = schema.load(TINY)
+    run = programs.load(TINY)
     assert yaml.safe_load(config.to_yaml(run)) == run.model_dump(mode="json")

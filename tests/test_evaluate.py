@@ -12,14 +12,14 @@ from hitvideo.config import ConfigError
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
-from hitvideo.evaluate import CodeCounts, Judges, reconstruction, reconstruction_table, show_reconstructions
+from hitvideo.evaluation.reconstruction import CodeCounts, Judges, reconstruction, reconstruction_table, show_reconstructions
 from hitvideo.hierarchy import Hierarchy
-from hitvideo.i3d import I3D
-from hitvideo.metrics import frechet_distance, psnr
-from hitvideo.sections import LimitsSection, VideoTokenizerSection
-from hitvideo.tokenizer.lpips import load_lpips
+from hitvideo.metrics.distances import frechet_distance, psnr
+from hitvideo.metrics.i3d import I3D
+from hitvideo.metrics.lpips import load_lpips
+from hitvideo.settings.training import LimitsSection, VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.video import encode_mp4
+from hitvideo.video.decode import encode_mp4
 from tests.samples import tiny_hierarchy, write_lpips_weights
 
 

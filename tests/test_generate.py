@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from hitvideo.config import ConfigError
-from hitvideo.generate import generate_codes
+from hitvideo.generation.engine import generate_codes
+from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import Hierarchy, Level
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.sampling import Sampling
-from hitvideo.sections import LLMSection
-from hitvideo.sequence import SequenceLayout
-from hitvideo.text import TextTokenizer
-from hitvideo.vocab import Vocab
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.text import TextTokenizer
+from hitvideo.sequence.vocab import Vocab
+from hitvideo.settings.training import LLMSection
 from tests.samples import tiny_hierarchy
 
 PROMPTS = ["a red circle", "a blue square", "a green thing"]

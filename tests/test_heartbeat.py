@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from hitvideo.heartbeat import EXIT_HANG, Heartbeat
-from hitvideo.run import read_metrics
-from hitvideo.site_sections import FaultsSection
+from hitvideo.runs.directory import read_metrics
+from hitvideo.runs.heartbeat import EXIT_HANG, Heartbeat
+from hitvideo.settings.run import FaultsSection
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY
 from tests.samples import ROOT, make_token_shards

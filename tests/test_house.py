@@ -21,16 +21,16 @@ LONGEST_FILE = 320
 # A module stands on the floor of its longest prefix here, and imports its own floor and below.
 FLOORS = {
     "tokenize_shards": 4, "pretrain": 4,
-    "hitvideo.cli": 3, "hitvideo.commands": 3, "hitvideo.generate": 3, "hitvideo.evaluate": 3, "hitvideo.report": 3,
-    "hitvideo.data": 2, "hitvideo.parallel": 2, "hitvideo.tracking": 2, "hitvideo.run": 2, "hitvideo.video": 2,
-    "hitvideo.heartbeat": 2,
-    "hitvideo.h264": 2, "hitvideo.gallery": 2, "hitvideo.inspection": 2,
-    "hitvideo.attempt": 2, "hitvideo.world": 2, "hitvideo.preflight": 2, "hitvideo.slurm": 3,
-    "hitvideo.metrics": 1, "hitvideo.i3d": 1,
-    "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence": 1, "hitvideo.text": 1,
-    "hitvideo.throughput": 1, "hitvideo.plan": 1, "hitvideo.moving_shapes": 1,
-    "hitvideo.config": 0, "hitvideo.hierarchy": 0, "hitvideo.vocab": 0, "hitvideo.sections": 0,
-    "hitvideo.schema": 0, "hitvideo.site_sections": 0, "hitvideo.tokenize_sections": 0, "hitvideo.video_error": 0,
+    "hitvideo.commands.cli": 3, "hitvideo.commands.generation": 3, "hitvideo.generation.engine": 3, "hitvideo.evaluation.reconstruction": 3, "hitvideo.reports.page": 3,
+    "hitvideo.data": 2, "hitvideo.parallel": 2, "hitvideo.runs.tracking": 2, "hitvideo.runs.directory": 2, "hitvideo.video.decode": 2,
+    "hitvideo.runs.heartbeat": 2,
+    "hitvideo.video.h264": 2, "hitvideo.runs.gallery": 2, "hitvideo.reports.inspection": 2,
+    "hitvideo.cluster.attempt": 2, "hitvideo.parallel.rendezvous": 2, "hitvideo.cluster.preflight": 2, "hitvideo.cluster.script": 3,
+    "hitvideo.metrics.distances": 1, "hitvideo.metrics.i3d": 1,
+    "hitvideo.tokenizer": 1, "hitvideo.llm": 1, "hitvideo.ops": 1, "hitvideo.sequence.layout": 1, "hitvideo.sequence.text": 1,
+    "hitvideo.planning.flops": 1, "hitvideo.planning.language_model": 1, "hitvideo.moving_shapes.scenes": 1,
+    "hitvideo.config": 0, "hitvideo.hierarchy": 0, "hitvideo.sequence.vocab": 0, "hitvideo.settings.training": 0,
+    "hitvideo.settings.programs": 0, "hitvideo.settings.run": 0, "hitvideo.settings.tokenize_shards": 0, "hitvideo.errors": 0,
 }  # fmt: skip
 GROUND_FLOOR = {"pydantic", "yaml", "hitvideo"} | sys.stdlib_module_names
 
@@ -45,13 +45,13 @@ WALLS = [
 
 # The only modules (or packages) that may import a heavy package.
 DOORS = {
-    "deepspeed": ("hitvideo.parallel.engine", "hitvideo.parallel.checkpoint"),
+    "deepspeed": ("hitvideo.parallel.engine", "hitvideo.parallel.restore"),
     "megatron": ("hitvideo.parallel",),
     "flash_attn": ("hitvideo.ops.attention",),
     "apex": ("hitvideo.ops.norm",),
-    "mlflow": ("hitvideo.tracking",),
-    "sentencepiece": ("hitvideo.text",),
-    "av": ("hitvideo.video", "hitvideo.h264"),
+    "mlflow": ("hitvideo.runs.tracking",),
+    "sentencepiece": ("hitvideo.sequence.text",),
+    "av": ("hitvideo.video.decode", "hitvideo.video.h264"),
     "webdataset": ("hitvideo.data",),
 }
 BANNED_WORDS = {"cfg", "ckpt"}
@@ -112,9 +112,9 @@ def ours(names: set[str]) -> set[str]:
 def test_the_house_is_seen() -> None:
     """The rules below hold for no tree at all, too; so first: files and imports are found."""
     assert len(trees()) > 40
-    assert "hitvideo.config" in imports("hitvideo.schema")
-    assert "mlflow" in imports("hitvideo.tracking")
-    assert "mlflow" not in imports("hitvideo.tracking", top_level_only=True)
+    assert "hitvideo.config" in imports("hitvideo.settings.programs")
+    assert "mlflow" in imports("hitvideo.runs.tracking")
+    assert "mlflow" not in imports("hitvideo.runs.tracking", top_level_only=True)
 
 
 def test_floors() -> None:
@@ -177,8 +177,8 @@ def test_banned_words() -> None:
 
 
 def test_the_command_line_is_light() -> None:
-    code = "import sys, hitvideo.cli; hitvideo.cli.parser(); print(*sorted(sys.modules))"
+    code = "import sys, hitvideo.commands.cli; hitvideo.commands.cli.parser(); print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "hitvideo.cli" in loaded
+    assert "hitvideo.commands.cli" in loaded
     assert not loaded & {"torch", "deepspeed", "megatron", "mlflow", "av", "numpy"}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hitvideo.config import ConfigError
-from hitvideo.i3d import I3D, _same, load_i3d
+from hitvideo.metrics.i3d import I3D, _same, load_i3d
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(16, 7, 2), (17, 7, 2), (9, 3, 2), (8, 2, 2), (7, 2, 2), (5, 3, 1)])

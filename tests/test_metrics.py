@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import _compute_fid
 
-from hitvideo.metrics import frechet_distance, psnr, ssim
+from hitvideo.metrics.distances import frechet_distance, psnr, ssim
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.moving_shapes import (
+from hitvideo.moving_shapes.scenes import (
     BACKGROUNDS,
     CHANCE,
     COLOURS,
@@ -22,8 +22,8 @@ from hitvideo.moving_shapes import (
     sample_scene,
     scenes,
 )
-from hitvideo.sections import LimitsSection
-from hitvideo.video import decode_clip, encode_mp4
+from hitvideo.settings.training import LimitsSection
+from hitvideo.video.decode import decode_clip, encode_mp4
 
 SMALL = Clip(frames=8, height=32, width=32, fps=8)
 MIDDLE = Clip(frames=16, height=64, width=64, fps=8)

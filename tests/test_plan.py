@@ -16,9 +16,9 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import start
-from hitvideo.plan import activation_bytes, plan
-from hitvideo.schema import PretrainRun, load_as
-from hitvideo.throughput import make_layout, meta_model, training_flops_per_row
+from hitvideo.planning.flops import make_layout, meta_model, training_flops_per_row
+from hitvideo.planning.language_model import activation_bytes, plan
+from hitvideo.settings.programs import PretrainRun, load_as
 from tests.conftest import ROOT
 from tests.worlds import run_ranks
 

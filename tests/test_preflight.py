@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hitvideo import preflight
+from hitvideo.cluster import preflight
 
 
 def run(folder: Path) -> dict[str, object]:

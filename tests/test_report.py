@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hitvideo.config import ConfigError
-from hitvideo.gallery import groups, save_figures, save_videos
-from hitvideo.report import write
+from hitvideo.reports.page import write
+from hitvideo.runs.gallery import groups, save_figures, save_videos
 
 
 def make_run(path: Path) -> Path:

@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 
 from hitvideo import config
 from hitvideo.config import ConfigError
-from hitvideo.run import RunDirectory, Stop, read_metrics, write_text
-from hitvideo.schema import PretrainRun, load_as
-from hitvideo.site_sections import TrackingSection
-from hitvideo.tracking import Tracker, tracking_uri
+from hitvideo.runs.directory import RunDirectory, Stop, read_metrics, write_text
+from hitvideo.runs.tracking import Tracker, tracking_uri
+from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.run import TrackingSection
 from tests.conftest import ROOT
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
@@ -189,7 +189,7 @@ def test_the_next_start_forgets_the_stop_file(tmp_path: Path) -> None:
     ],
 )
 def test_exit_codes(body: str, code: int, message: str) -> None:
-    imports = "from hitvideo.run import guarded\nfrom hitvideo.config import ConfigError\n"
+    imports = "from hitvideo.runs.directory import guarded\nfrom hitvideo.config import ConfigError\n"
     source = f"{imports}def main(words):\n  {body}\nguarded(main)"
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, message)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Grid, Hierarchy, Level
-from hitvideo.sequence import TEXT, SequenceLayout
-from hitvideo.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
+from hitvideo.sequence.layout import TEXT, SequenceLayout
+from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
 
 
 def random_layout(rng: np.random.Generator) -> tuple[SequenceLayout, Hierarchy]:

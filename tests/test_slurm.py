@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hitvideo.cluster.script import cluster_words, script, submit
 from hitvideo.config import ConfigError
-from hitvideo.site_sections import slurm_seconds
-from hitvideo.slurm import cluster_words, script, submit
+from hitvideo.settings.run import slurm_seconds
 from tests.samples import ROOT
 
 SEVEN = ROOT / "yaml_configs/pretrain/7b.yaml"

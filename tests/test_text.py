@@ -10,8 +10,8 @@ import pytest
 import sentencepiece
 
 from hitvideo.config import ConfigError
-from hitvideo.text import SMALLEST_VOCABULARY, TextTokenizer
-from hitvideo.vocab import BOS, EOS, EOV, PAD, UNK
+from hitvideo.sequence.text import SMALLEST_VOCABULARY, TextTokenizer
+from hitvideo.sequence.vocab import BOS, EOS, EOV, PAD, UNK
 
 THINGS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("circle", "cross")]
 CAPTIONS = [f"{thing} moves {way}" for thing in THINGS for way in ("up", "left")]

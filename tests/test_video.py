@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.sections import LimitsSection
-from hitvideo.video import VideoError, contact_sheet, decode_clip, encode_mp4, probe, to_uint8, to_unit, write_mp4
+from hitvideo.settings.training import LimitsSection
+from hitvideo.video.decode import VideoError, contact_sheet, decode_clip, encode_mp4, probe, to_uint8, to_unit, write_mp4
 
 ODD = Path(__file__).parents[2] / "shared" / "clips" / "odd"
 LIMITS = LimitsSection()

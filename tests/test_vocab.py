@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Hierarchy, Level
-from hitvideo.vocab import NONE, Vocab
+from hitvideo.sequence.vocab import NONE, Vocab
 
 
 def vocab_of(*sub_bits: tuple[int, ...], text_size: int = 300) -> Vocab:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.sections import LimitsSection
-from hitvideo.video import decode_clip
+from hitvideo.settings.training import LimitsSection
+from hitvideo.video.decode import decode_clip
 from tests.samples import ROOT
 
 FEW = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hitvideo import world
-from hitvideo.world import rank_environment
+from hitvideo.parallel.rendezvous import rank_environment
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "n[2-3]",
@@ -18,7 +17,7 @@ def test_torchruns_word_counts() -> None:
 
 
 def test_a_step_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "_first_host", lambda nodelist: {"n[2-3]": "n2"}[nodelist])
+    monkeypatch.setattr(rendezvous, "_first_host", lambda nodelist: {"n[2-3]": "n2"}[nodelist])
     expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n2", "MASTER_PORT": "30007"}
     assert rank_environment(STEP) == expected
     assert rank_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1", "a site may know better"

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hitvideo.attempt import EXIT_DONE, EXIT_STOPPED
+from hitvideo.cluster.attempt import EXIT_DONE, EXIT_STOPPED
 from hitvideo.config import ConfigError, needed
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.token_format import locked
 from hitvideo.data.video_shards import list_shards
-from hitvideo.run import Stop, command_line, guarded
-from hitvideo.schema import TokenizeRun, load_as
-from hitvideo.tokenize_sections import TaskSection
-from hitvideo.tracking import Tracker
+from hitvideo.runs.directory import Stop, command_line, guarded
+from hitvideo.runs.tracking import Tracker
+from hitvideo.settings.programs import TokenizeRun, load_as
+from hitvideo.settings.tokenize_shards import TaskSection
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
 from tokenize_shards.finish import finish, read_receipt, settle_contract

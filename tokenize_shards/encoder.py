@@ -15,9 +15,9 @@ from torch import Tensor
 from hitvideo import config
 from hitvideo.config import ConfigError, needed
 from hitvideo.hierarchy import Clip
-from hitvideo.schema import TokenizeRun
+from hitvideo.settings.programs import TokenizeRun
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
-from hitvideo.video import Fit, Frames
+from hitvideo.video.decode import Fit, Frames
 from tokenize_shards.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from hitvideo.data import ShardError
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import TokenSample, commit
 from hitvideo.data.video_shards import ShardListing, VideoMember, scan
-from hitvideo.video import Frames
-from hitvideo.video_error import VideoError
+from hitvideo.errors import VideoError
+from hitvideo.video.decode import Frames
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
 from tokenize_shards.leases import owner

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hitvideo.config import ConfigError
 from hitvideo.data.remote import Shard
-from hitvideo.schema import TokenizeRun
+from hitvideo.settings.programs import TokenizeRun
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
 from tokenize_shards.job import tokenize_shard

@@ -21,7 +21,7 @@ from hitvideo.data.order import Order, mix, permute
 from hitvideo.data.token_format import TokenSample
 from hitvideo.data.token_shards import Integers, TokenDataset, TokenRows
 from hitvideo.hierarchy import Clip
-from hitvideo.sections import TokenDataSection
+from hitvideo.settings.training import TokenDataSection
 
 PERIOD = 1024
 _SALT = 0xB1E4D

@@ -25,9 +25,9 @@ from hitvideo.data import ShardError
 from hitvideo.data.blend import Blend
 from hitvideo.data.order import Order, uniform
 from hitvideo.data.token_shards import Integers, TokenDataset, choose_caption
-from hitvideo.sequence import SequenceLayout
-from hitvideo.text import TextTokenizer
-from hitvideo.video_error import VideoError
+from hitvideo.errors import VideoError
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.text import TextTokenizer
 
 log = logging.getLogger(__name__)
 _STEPS_AHEAD = 2

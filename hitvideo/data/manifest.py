@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hitvideo.data import ShardError
-from hitvideo.data.pack_index import write_pack
+from hitvideo.data.manifest_pack import write_pack
 from hitvideo.data.token_format import json_bytes, read_index, write_whole
 
 MANIFEST = "manifest.json"

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hitvideo import moving_shapes
 from hitvideo.config import ConfigError
 from hitvideo.data.video_shards import VIDEO_EXTENSIONS, Progress, VideoSample, write_shards
+from hitvideo.errors import VideoError
 from hitvideo.hierarchy import Clip
-from hitvideo.video import encode_mp4, probe
-from hitvideo.video_error import VideoError
+from hitvideo.moving_shapes.scenes import scenes
+from hitvideo.video.decode import encode_mp4, probe
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,16 @@ def write_moving_shapes(
     num: int,
     seed: int,
     clip: Clip,
-    objects: moving_shapes.Objects,
+    objects: scenes.Objects,
     per_shard: int,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Render `num` captioned clips into video shards; a pure function of its arguments."""
 
     def render() -> Iterator[VideoSample]:
-        for key, scene, rng in moving_shapes.scenes(num, seed, objects):
-            metadata = {"caption": moving_shapes.caption(scene), "source": "moving_shapes", "fps": clip.fps}
-            yield VideoSample(key, encode_mp4(moving_shapes.render(scene, clip, rng), clip.fps), "mp4", metadata)
+        for key, scene, rng in scenes.scenes(num, seed, objects):
+            metadata = {"caption": scenes.caption(scene), "source": "moving_shapes", "fps": clip.fps}
+            yield VideoSample(key, encode_mp4(scenes.render(scene, clip, rng), clip.fps), "mp4", metadata)
 
     if num < 1:
         raise ConfigError(f"the number of clips is at least 1; got {num}")

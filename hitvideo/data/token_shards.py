@@ -23,8 +23,8 @@ import numpy.typing as npt
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
 from hitvideo.data.manifest import pack_path
+from hitvideo.data.manifest_pack import open_pack
 from hitvideo.data.order import Order
-from hitvideo.data.pack_index import open_pack
 from hitvideo.data.token_format import CODES_AT, TokenSample, parse_sample, shard_paths
 from hitvideo.hierarchy import Clip, Grid
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 from hitvideo.config import ConfigError
 from hitvideo.data import ShardError
 from hitvideo.data.remote import Shard, remote_files
-from hitvideo.video_error import VideoError
+from hitvideo.errors import VideoError
 
 VIDEO_EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mpg", "mpeg", "flv", "ogv", "wmv")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # a picture is a video of one frame

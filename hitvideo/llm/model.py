@@ -17,9 +17,9 @@ from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Recompute, Transformer
-from hitvideo.sections import LLMSection
-from hitvideo.sequence import SequenceLayout
-from hitvideo.vocab import NONE, PAD
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.vocab import NONE, PAD
+from hitvideo.settings.training import LLMSection
 
 
 class Slots(NamedTuple):

@@ -23,7 +23,7 @@ from torch import nn
 
 from hitvideo.config import ConfigError
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
-from hitvideo.sections import ParallelSection, TrainSection
+from hitvideo.settings.training import ParallelSection, TrainSection
 
 # DeepSpeed compiles this op at start-up on CPUs (two minutes); only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -3,7 +3,7 @@
     runs/NAME/meeting.json      {"all_reduce_mib": …, "all_reduce_seconds": …, "ranks": [{"rank", "host", "seconds"}, …]}
 
 One slow GPU or one bad link sets the pace of the whole job and raises no error; here it has a name. What is fit by itself
-was looked at before (hitvideo/preflight.py); this needs the other ranks, so it stands behind the process groups.
+was looked at before (hitvideo/cluster/preflight.py); this needs the other ranks, so it stands behind the process groups.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from hitvideo.config import ConfigError
-from hitvideo.world import rank_environment
+from hitvideo.parallel.rendezvous import rank_environment
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hitvideo.config import ConfigError
-from hitvideo.sections import VideoTokenizerSection
+from hitvideo.settings.training import VideoTokenizerSection
 from hitvideo.tokenizer.conv import (
     PIXEL_CHANNELS,
     Block,

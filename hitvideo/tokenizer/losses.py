@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hitvideo.sections import LossSection
+from hitvideo.settings.training import LossSection
 from hitvideo.tokenizer.lfq import indices_to_signs
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hitvideo.sections import PhaseSection
+from hitvideo.settings.training import PhaseSection
 
 
 class Place(NamedTuple):

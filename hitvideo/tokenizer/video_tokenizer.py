@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hitvideo import config
 from hitvideo.config import ConfigError, Section
 from hitvideo.hierarchy import Clip, Grid, Hierarchy
-from hitvideo.sections import VideoTokenizerSection
+from hitvideo.settings.training import VideoTokenizerSection
 from hitvideo.tokenizer.autoencoder import Decoder, Encoder
 from hitvideo.tokenizer.conv import PIXEL_CHANNELS, Carry
 from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer

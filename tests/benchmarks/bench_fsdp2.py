@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.sections import ParallelSection, TrainSection
+from hitvideo.settings.training import ParallelSection, TrainSection
 from tests.benchmarks.bench_llama import build
 from tests.worlds import run_ranks
 

@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hitvideo.hierarchy import Grid, Hierarchy, Level
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.sections import LLMSection
-from hitvideo.sequence import SequenceLayout
-from hitvideo.vocab import Vocab
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.vocab import Vocab
+from hitvideo.settings.training import LLMSection
 
 WIDTH, LAYERS, HEADS, HIDDEN, TEXT, WINDOW, ROUNDS = 512, 8, 8, 1408, 32000, 64, 5
 

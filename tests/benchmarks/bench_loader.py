@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from hitvideo.data.manifest import write_manifest
+from hitvideo.data.manifest_pack import write_pack
 from hitvideo.data.order import Order
-from hitvideo.data.pack_index import write_pack
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.data.token_shards import TokenDataset, choose_caption
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from hitvideo.parallel.engine import Engine
-from hitvideo.parallel.saver import Saver
+from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import start
-from hitvideo.schema import PretrainRun, load_as
-from hitvideo.sections import ParallelSection, TrainSection
-from hitvideo.site_sections import CheckpointSection, TrackingSection
-from hitvideo.tracking import Tracker
+from hitvideo.runs.tracking import Tracker
+from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.run import CheckpointSection, TrackingSection
+from hitvideo.settings.training import ParallelSection, TrainSection
 from pretrain.meter import Meter
 from tests.benchmarks.bench_llama import build
 from tests.conftest import ROOT

@@ -19,8 +19,8 @@ import torch
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import list_shards, scan
 from hitvideo.hierarchy import Clip, Hierarchy, Level
-from hitvideo.schema import TokenizeRun
-from hitvideo.sections import VideoTokenizerSection
+from hitvideo.settings.programs import TokenizeRun
+from hitvideo.settings.training import VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder

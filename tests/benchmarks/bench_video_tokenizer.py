@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLCosmos
 
-from hitvideo.schema import VideoTokenizerRun, load_as
+from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 
 PRESET = Path(__file__).parents[2] / "yaml_configs/pretrain_tokenizer/single_4x8x8.yaml"

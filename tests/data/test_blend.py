@@ -14,7 +14,7 @@ from hitvideo.config import ConfigError
 from hitvideo.data.blend import PERIOD, Blend, BlendedOrder, open_tokens, shares
 from hitvideo.data.loader import Batches, split
 from hitvideo.data.token_shards import TokenDataset
-from hitvideo.sections import BlendPart, TokenDataSection
+from hitvideo.settings.training import BlendPart, TokenDataSection
 from tests.samples import make_token_shards
 
 

@@ -18,9 +18,9 @@ from hitvideo.data.loader import Batches, TokenSource, split
 from hitvideo.data.token_format import shard_paths
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.hierarchy import Hierarchy
-from hitvideo.sequence import SequenceLayout
-from hitvideo.text import TextTokenizer
-from hitvideo.vocab import BOS, EOS, Vocab
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.text import TextTokenizer
+from hitvideo.sequence.vocab import BOS, EOS, Vocab
 from tests.samples import make_token_shards, tiny_hierarchy
 
 GLOBAL, STEPS = 48, 12  # 48: whole micro-batches for 1, 2, 3 and 4 ranks

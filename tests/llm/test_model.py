@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.generate import generate_codes
+from hitvideo.generation.engine import generate_codes
+from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import Grid, Hierarchy, Level
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.sampling import Sampling
-from hitvideo.sections import LLMSection
-from hitvideo.sequence import SequenceLayout
-from hitvideo.text import TextTokenizer
-from hitvideo.vocab import PAD, Vocab
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.text import TextTokenizer
+from hitvideo.sequence.vocab import PAD, Vocab
+from hitvideo.settings.training import LLMSection
 
 TEXT_SIZE, WINDOW = 300, 7
 SECTION = LLMSection(layers=2, width=24, heads=4, kv_heads=2, hidden=40, rope_axes=(2, 2, 2), qk_norm=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from hitvideo.llm.sampling import Sampling, draw, guide, restrict
+from hitvideo.generation.sampling import Sampling, draw, guide, restrict
 
 LOGITS = torch.randn(64, 100, generator=torch.Generator().manual_seed(0)) * 3
 

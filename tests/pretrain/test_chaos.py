@@ -14,8 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 import pretrain.__main__ as program
-from hitvideo.parallel.checkpoint import complete, damage
-from hitvideo.run import read_metrics
+from hitvideo.parallel.restore import complete, damage
+from hitvideo.runs.directory import read_metrics
 from tests.pretrain.test_layouts import SMALL, TINY
 from tests.pretrain.test_resume import numbers
 from tests.samples import make_token_shards

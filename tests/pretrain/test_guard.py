@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from hitvideo.parallel.checkpoint import Reader
-from hitvideo.run import read_metrics
-from hitvideo.site_sections import FaultsSection
+from hitvideo.parallel.restore import Reader
+from hitvideo.runs.directory import read_metrics
+from hitvideo.settings.run import FaultsSection
 from pretrain.guard import Diverged, Guard
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY

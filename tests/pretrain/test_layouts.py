@@ -13,8 +13,8 @@ import pretrain.__main__ as program
 from hitvideo.config import ConfigError
 from hitvideo.ops.attention import flash_missing
 from hitvideo.parallel import layers
-from hitvideo.run import read_metrics
-from hitvideo.schema import PretrainRun, load_as
+from hitvideo.runs.directory import read_metrics
+from hitvideo.settings.programs import PretrainRun, load_as
 from tests.samples import ROOT, make_token_shards
 from tests.worlds import free_port, run_ranks
 

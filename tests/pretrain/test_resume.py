@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import pretrain.__main__ as program
-from hitvideo import cli
-from hitvideo.attempt import EXIT_STOPPED
+from hitvideo.checkpoints.export import export
+from hitvideo.cluster.attempt import EXIT_STOPPED
+from hitvideo.commands.generation import cli
 from hitvideo.config import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.rope import rotation
-from hitvideo.parallel.checkpoint import Division, Reader, complete, damage, step_of
-from hitvideo.parallel.export import export
-from hitvideo.run import read_metrics
-from hitvideo.schema import PretrainRun, load_as
-from hitvideo.throughput import make_layout
+from hitvideo.parallel.restore import Division, Reader, complete, damage, step_of
+from hitvideo.planning.flops import make_layout
+from hitvideo.runs.directory import read_metrics
+from hitvideo.settings.programs import PretrainRun, load_as
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY, compare, run
 from tests.samples import ROOT, make_token_shards

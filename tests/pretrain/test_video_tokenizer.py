@@ -11,11 +11,11 @@ import torch
 import pretrain.video_tokenizer as program
 from hitvideo.config import ConfigError
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.parallel.checkpoint import Reader
-from hitvideo.run import read_metrics
-from hitvideo.schema import VideoTokenizerRun, load_as
+from hitvideo.parallel.restore import Reader
+from hitvideo.runs.directory import read_metrics
+from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import load
-from pretrain.objective import perceptual_of
+from pretrain.video_tokenizer_objective import perceptual_of
 from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
 

@@ -10,9 +10,9 @@ import pytest
 from hitvideo.config import to_yaml
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.hierarchy import Clip
-from hitvideo.schema import load
-from hitvideo.sections import LimitsSection
-from hitvideo.video import decode_clip
+from hitvideo.settings.programs import load
+from hitvideo.settings.training import LimitsSection
+from hitvideo.video.decode import decode_clip
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
 from tests.slurm.cluster import Cluster, logs_on_failure, until

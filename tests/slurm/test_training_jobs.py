@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hitvideo.run import read_metrics
+from hitvideo.runs.directory import read_metrics
 from tests.conftest import ROOT
 from tests.samples import make_token_shards
 from tests.slurm.cluster import Cluster, logs_on_failure, until
@@ -34,9 +34,9 @@ SIZE = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=30"]
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from hitvideo import schema
+    from hitvideo.settings import programs
 
-    hierarchy = schema.load(ROOT / "yaml_configs/pretrain/7b.yaml", SMALL).hierarchy  # type: ignore[union-attr]
+    hierarchy = programs.load(ROOT / "yaml_configs/pretrain/7b.yaml", SMALL).hierarchy  # type: ignore[union-attr]
     return make_token_shards(tmp_path_factory.mktemp("tokens") / "shards", hierarchy=hierarchy)
 
 

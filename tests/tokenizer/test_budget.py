@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hitvideo.schema import VideoTokenizerRun, load_as
-from hitvideo.tokenizer.budget import plan, training_flops_per_clip
+from hitvideo.planning.video_tokenizer import plan, training_flops_per_clip
+from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tests.samples import ROOT, whole_loss
 

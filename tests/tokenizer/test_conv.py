@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from hitvideo.config import ConfigError
 from hitvideo.hierarchy import Level
-from hitvideo.sections import VideoTokenizerSection
+from hitvideo.settings.training import VideoTokenizerSection
 from hitvideo.tokenizer import conv
 from hitvideo.tokenizer.autoencoder import Decoder, Encoder, strides
 from hitvideo.tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth

@@ -10,7 +10,7 @@ import torch
 import torchmetrics.functional.image.lpips as oracle
 
 from hitvideo.config import ConfigError
-from hitvideo.tokenizer.lpips import HEADS_FILE, load_lpips
+from hitvideo.metrics.lpips import HEADS_FILE, load_lpips
 from tests.samples import vgg_trunk, write_lpips_weights
 
 HEADS = Path(oracle.__file__).parent / "lpips_models" / "vgg.pth"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hitvideo.hierarchy import Hierarchy, Level
-from hitvideo.schema import VideoTokenizerRun, load_as
-from hitvideo.sections import VideoTokenizerSection
+from hitvideo.settings.programs import VideoTokenizerRun, load_as
+from hitvideo.settings.training import VideoTokenizerSection
 from hitvideo.tokenizer.conv import Carry
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tests.conftest import ROOT

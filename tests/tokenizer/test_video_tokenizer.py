@@ -10,7 +10,7 @@ from torch import Tensor
 from hitvideo import config
 from hitvideo.config import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
-from hitvideo.sections import LossSection, VideoTokenizerSection
+from hitvideo.settings.training import LossSection, VideoTokenizerSection
 from hitvideo.tokenizer.conv import Block
 from hitvideo.tokenizer.losses import code_losses, code_use, distances, entropy_weight, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load

@@ -1,0 +1,93 @@
+"""The Slurm script of one run: printed, or submitted once the plan says that the run fits.
+
+    hitvideo slurm yaml_configs/pretrain/7b.yaml --nodes 16 data.manifest=tokens/manifest.json
+    hitvideo slurm RUN.yaml --nodes 16 --cluster site.yaml --submit
+
+`site.yaml` holds a `cluster:` section: devices, their memory and speed, partition, account. The script is the one in
+slurm/ with those values in it; a config that is wrong or does not fit fails here, not after hours in the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hitvideo import config
+from hitvideo.cluster.attempt import check_layout
+from hitvideo.config import ConfigError
+from hitvideo.settings import programs
+from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
+
+LAUNCHER = Path("slurm/launch.sh")
+
+
+def cluster_words(path: Path) -> list[str]:
+    """A cluster YAML as `cluster.key=value` words. Raises ConfigError where it holds anything else."""
+    content = config.resolve(path)
+    if set(content) != {"cluster"}:
+        raise ConfigError(f"{path}: a cluster file holds one section, 'cluster'; this one holds {sorted(content)}")
+    return [f"{key}={json.dumps(value)}" for key, value in config.flat(content).items()]  # JSON is YAML: '10' stays a string
+
+
+def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
+    """The run, if its config is right and its memory fits the cluster's devices; ConfigError otherwise."""
+    if config.resolve(run).get("program") == "tokenize_shards":
+        raise ConfigError(f"{run} is an array job: sbatch --array=0-15 slurm/tokenize_shards.sh {run} …")
+    settings = programs.load(run, words)
+    assert not isinstance(settings, programs.TokenizeRun)
+    if isinstance(settings, PretrainRun):
+        from hitvideo.planning.language_model import plan
+
+        needed, available = plan(settings).total_gib, settings.cluster.memory_gib
+    else:
+        from hitvideo.planning.video_tokenizer import plan as tokenizer_plan
+
+        needed, available = tokenizer_plan(settings).total_gib, settings.cluster.memory_gib
+    check_layout(settings)
+    if needed > available:
+        raise ConfigError(
+            f"{run}: needs {needed:.1f} GiB a device, the cluster's have {available:.1f}; take more --nodes, a larger "
+            f"parallel.tensor, or parallel.activation_checkpointing=block (see `hitvideo plan`)"
+        )
+    return settings
+
+
+def script(run: Path, words: Sequence[str], nodes: int) -> str:
+    """The sbatch script; every word of the user's is quoted for the shell."""
+    settings = checked(run, [f"cluster.nodes={nodes}", *words])
+    site = settings.cluster.slurm
+    options = {
+        "job-name": settings.run.name,
+        "nodes": nodes + site.spares,
+        "ntasks-per-node": 1,
+        "gpus-per-node": settings.cluster.devices_per_node,
+        "cpus-per-task": site.cpus_per_node,
+        "time": site.time,
+        "signal": f"B:USR1@{site.grace_seconds}",
+        "open-mode": "append",
+        "output": "slurm/logs/%x-%j.out",
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+    }
+    lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None)]
+    lines += ["#SBATCH --requeue --exclusive", "set -uo pipefail", 'source "$SLURM_SUBMIT_DIR/slurm/env.sh"']
+    lines += [f"SPARES={site.spares}"] if site.spares else []
+    lines += ['source "$SLURM_SUBMIT_DIR/slurm/launch.sh"']
+    return "\n".join([*lines, shlex.join(["launch", programs.COMMANDS[settings.program], str(run), *words])]) + "\n"
+
+
+def submit(text: str) -> str:
+    """sbatch from the checkout; returns the job's id. Raises ConfigError with Slurm's own words where it refuses."""
+    if not LAUNCHER.is_file():
+        raise ConfigError(f"{LAUNCHER} is not here; submit from the checkout, whose scripts the job runs")
+    try:
+        done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ConfigError("sbatch is not installed here; leave --submit out to see the script") from None
+    if done.returncode:
+        raise ConfigError(f"sbatch refused the job: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]

@@ -1,0 +1,233 @@
+"""How good it is: reconstruction by prefix of levels, and whether generated videos show what their captions say.
+
+What the figures mean stands in `metrics.py`. H.264 at the same number of bits stands beside the reconstructions as the
+outside reference. Captions are judged on moving shapes, where the attributes can be read back from the pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hitvideo.config import ConfigError
+from hitvideo.data import ShardError
+from hitvideo.data.clips import ClipSource
+from hitvideo.errors import VideoError
+from hitvideo.generation.engine import Generator
+from hitvideo.generation.sampling import Sampling
+from hitvideo.hierarchy import Hierarchy
+from hitvideo.metrics.distances import frechet_distance, psnr, ssim
+from hitvideo.metrics.i3d import I3D
+from hitvideo.metrics.lpips import LPIPS
+from hitvideo.moving_shapes.scenes import scenes
+from hitvideo.runs.gallery import save_videos
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video.decode import Frames, contact_sheet, to_uint8, to_unit
+from hitvideo.video.h264 import h264_at
+
+log = logging.getLogger(__name__)
+_DEAD = 0.1
+_HALVES = ("slow", "fast")
+QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks whose weights the user gives; without them their columns are left out."""
+
+    lpips: LPIPS | None = None
+    i3d: I3D | None = None
+
+
+@torch.no_grad()
+def reconstruction(
+    tokenizer: VideoTokenizer,
+    source: ClipSource,
+    samples: Sequence[int],
+    progress: Callable[[int], object] | None = None,
+    judges: Judges = Judges(),
+) -> dict[str, Any]:
+    """PSNR, SSIM, LPIPS and rFVD with the first 1, 2, … levels and of H.264 at all levels' bits; bits; codes in use.
+
+    `psnr_by_motion`: the same PSNR for the half of the clips with less and with more change from frame to frame.
+    `bit_balance`: of a level's bits, how near the most one-sided one comes to never changing: min(mean, 1 - mean).
+    `dead_bits`: bits that are 0 or 1 in more than 90 % of the cells.
+    """
+    device = next(tokenizer.parameters()).device
+    levels = tokenizer.hierarchy.levels
+    scores = Scores(judges)
+    counts = [CodeCounts(level.num_bits) for level in levels]
+    outside_bytes, skipped = 0, 0
+    for index in samples:
+        if progress:
+            progress(1)
+        try:
+            video = source.tensor(index, 0)[None].to(device)
+        except (ShardError, VideoError) as error:
+            log.warning("left out of the evaluation: %s", error)
+            skipped += 1
+            continue
+        codes = tokenizer.encode(video)
+        shown = [tokenizer.decode(codes[: k + 1], video.shape[2]) for k in range(len(levels))]
+        outside, size = _h264(video, tokenizer.hierarchy, source.clip.fps)
+        outside_bytes += size
+        scores.add(video, [*shown, torch.from_numpy(to_unit(outside))[None].to(device)])
+        for count, indices in zip(counts, codes, strict=True):
+            count.add(indices)
+    clips = len(samples) - skipped
+    if not clips:
+        raise ConfigError(f"none of the {len(samples)} clips can be decoded; the warnings above say why")
+    means = scores.means()
+    pixels = clips * source.clip.frames * source.clip.height * source.clip.width
+    return {
+        "clips": clips,
+        "skipped": skipped,
+        **{f"{name}_by_prefix": values[:-1] for name, values in means.items()},
+        "psnr_by_motion": scores.by_motion(),
+        "bpp_by_prefix": np.cumsum([level.bits_per_pixel for level in levels]).round(6).tolist(),
+        "codes_used": [count.used for count in counts],
+        "codes_possible": [1 << level.num_bits for level in levels],
+        "bit_balance": [round(float(count.balance.min()), 3) for count in counts],
+        "dead_bits": [int((count.balance < _DEAD).sum()) for count in counts],
+        "h264": {
+            **{name: values[-1] for name, values in means.items()},
+            "bpp": round(8 * outside_bytes / pixels, 6),
+        },
+    }
+
+
+def _h264(video: torch.Tensor, hierarchy: Hierarchy, fps: float) -> tuple[Frames, int]:
+    """What H.264 makes of (1, 3, T, H, W) at the bits of all levels, and its bytes."""
+    return h264_at(to_uint8(video[0].cpu().numpy()), hierarchy.bits_per_pixel * video[0, 0].numel() / 8, fps)
+
+
+class Scores:
+    """Every figure of every clip, a column for each prefix of the levels and, last, one for H.264."""
+
+    def __init__(self, judges: Judges) -> None:
+        self._judges = judges
+        self._rows: dict[str, list[list[float]]] = {"psnr": [], "ssim": []}
+        if judges.lpips:
+            self._rows["lpips"] = []
+        self._motion: list[float] = []
+        self._features: list[list[torch.Tensor]] = []
+
+    def add(self, video: torch.Tensor, shown: Sequence[torch.Tensor]) -> None:
+        """A clip (1, 3, T, H, W) and what each column makes of it."""
+        judges = {"psnr": psnr, "ssim": ssim, "lpips": self._judges.lpips}
+        for name, rows in self._rows.items():
+            judge = judges[name]
+            assert judge is not None
+            rows.append([float(judge(decoded, video)) for decoded in shown])
+        self._motion.append(float(video.diff(dim=2).abs().mean()))
+        if self._judges.i3d:
+            self._features.append([self._judges.i3d(each)[0].cpu() for each in (video, *shown)])
+
+    def means(self) -> dict[str, list[float]]:
+        """Each figure's mean over the clips, by column; `rfvd` is one figure of all of them."""
+        found = {name: np.mean(rows, axis=0).round(4).tolist() for name, rows in self._rows.items()}
+        if self._features:
+            originals, *columns = (torch.stack(features) for features in zip(*self._features, strict=True))
+            found["rfvd"] = [round(frechet_distance(column, originals), 3) for column in columns]
+        return found
+
+    def by_motion(self) -> dict[str, list[float]]:
+        """Mean PSNR by prefix for the slower and the faster half."""
+        order = np.argsort(self._motion, kind="stable")
+        halves = np.array_split(order, 2)
+        rows = np.array(self._rows["psnr"])[:, :-1]
+        return {name: rows[half].mean(0).round(4).tolist() for name, half in zip(_HALVES, halves, strict=True) if len(half)}
+
+
+class CodeCounts:
+    """Which of a level's codes occur, and how often each bit of them is 1."""
+
+    def __init__(self, num_bits: int) -> None:
+        self._codes: set[int] = set()
+        self._ones = np.zeros(num_bits)
+        self._cells = 0
+
+    def add(self, indices: torch.Tensor) -> None:
+        """Any shape of integers below 2**num_bits."""
+        flat = indices.flatten().cpu().numpy()
+        self._codes.update(flat.tolist())
+        self._ones += ((flat[:, None] >> np.arange(len(self._ones))) & 1).sum(0)
+        self._cells += len(flat)
+
+    @property
+    def used(self) -> int:
+        return len(self._codes)
+
+    @property
+    def balance(self) -> npt.NDArray[np.float64]:
+        """min(mean, 1 - mean) of every bit: 0.5 is even, 0 never changes."""
+        mean = self._ones / max(self._cells, 1)
+        balance: npt.NDArray[np.float64] = np.minimum(mean, 1 - mean)
+        return balance
+
+
+def reconstruction_table(figures: dict[str, Any]) -> str:
+    """The figures of `reconstruction` as a table for people, a row for each prefix of levels."""
+    names = [name for name in QUALITY if f"{name}_by_prefix" in figures]
+    rows = [("levels", "bpp", *(QUALITY[name] for name in names), "codes used", "bit balance", "dead bits")]
+    for k, bpp in enumerate(figures["bpp_by_prefix"]):
+        used = f"{figures['codes_used'][k]:,} of {figures['codes_possible'][k]:,}"
+        bits = f"{figures['bit_balance'][k]:.3f}", str(figures["dead_bits"][k])
+        rows.append((f"0 … {k}", f"{bpp:.5f}", *(f"{figures[f'{name}_by_prefix'][k]:.3f}" for name in names), used, *bits))
+    h264 = figures["h264"]
+    rows.append(("H.264", f"{h264['bpp']:.5f}", *(f"{h264[name]:.3f}" for name in names), "", "", ""))
+    sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
+
+
+def show_reconstructions(tokenizer: VideoTokenizer, source: ClipSource, samples: Sequence[int], run: Path) -> None:
+    """Originals beside their reconstructions from 1, 2, … levels and H.264's, into the run's gallery, and as one PNG."""
+    device = next(tokenizer.parameters()).device
+    sheet: list[Frames] = []
+    for index in samples:
+        video = source.tensor(index, 0)[None]
+        codes = tokenizer.encode(video.to(device))
+        rows = [("original", to_uint8(video[0].numpy()))]
+        for k in range(1, len(codes) + 1):
+            decoded = tokenizer.decode(codes[:k], video.shape[2])[0].cpu().numpy()
+            rows.append((f"level 0 … {k - 1}" if k > 1 else "level 0", to_uint8(decoded)))
+        rows.append(("H.264 of as many bytes", _h264(video, tokenizer.hierarchy, source.clip.fps)[0]))
+        sheet += [frames for _, frames in rows]
+        save_videos(run, f"reconstruction-{index}", f"Reconstruction by prefix of levels, clip {index}", rows, source.clip.fps)
+    contact_sheet(sheet, run / "samples" / "reconstruction.png")
+
+
+def show_guidance(generator: Generator, prompts: Sequence[str], sampling: Sampling, run: Path) -> None:
+    """The same prompts without guidance, with it, and as a storyboard of level 0, into the run's gallery."""
+    kinds = (
+        ("1", "Without guidance", 1.0, None),
+        ("2", f"Guidance {sampling.guidance:g}", sampling.guidance, None),
+        ("3", "Storyboard: level 0 alone", sampling.guidance, 1),
+    )
+    for name, label, guidance, levels in kinds:
+        videos = generator.videos(prompts, replace(sampling, guidance=guidance), levels)
+        save_videos(run, f"guidance-{name}", label, list(zip(prompts, videos, strict=True)), generator.clip.fps)
+
+
+def caption_accuracy(
+    generator: Generator, num: int, sampling: Sampling, seed: int, progress: Callable[[int], object] | None = None
+) -> tuple[dict[str, Any], list[str], list[np.ndarray]]:
+    """Generate for `num` moving-shapes captions and read the attributes back; returns scores, prompts and videos."""
+    truth = [scene for _, scene, _ in scenes.scenes(num, seed, "1")]
+    prompts = [scenes.caption(scene) for scene in truth]
+    videos = generator.videos(prompts, sampling, seed=seed, progress=progress)
+    found = [scenes.read(video, num_things=1) for video in videos]
+    scores = {
+        "caption_accuracy": scenes.accuracy(truth, found),
+        "chance": scenes.CHANCE,
+        "videos": num,
+        "guidance": sampling.guidance,
+    }
+    return scores, prompts, videos

@@ -1,0 +1,197 @@
+"""Writing checkpoints beside training, which stands still only while its state is copied to the host.
+
+Each rank's thread writes that rank's file and then, with its size and sha256, the rank's JSON: the sign that it is whole.
+Rank 0's thread waits for the signs of all ranks, writes state.json last and completes the checkpoint by one rename. The
+threads speak through files alone, because collectives of a second thread could overtake those of training.
+
+A save that fails (a full disk) costs itself: the ranks learn of it at a step boundary, remove what was written, and go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from hitvideo.cluster.attempt import TakenOverError, refuse_if_taken_over
+from hitvideo.config import ConfigError
+from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.fragments import adam_states, buffers, fragments
+from hitvideo.parallel.restore import FORMAT, complete, digest, read_json, sha256, shapes, step_of, write_json
+from hitvideo.settings.run import CheckpointSection
+
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.05
+_RETRY_SECONDS = 10.0
+
+
+class Saver:
+    """`save` copies and returns; `finish` waits. Both are called by all ranks together."""
+
+    def __init__(self, directory: Path, engine: Engine, settings: CheckpointSection, fingerprint: str) -> None:
+        self._directory = directory
+        self._engine = engine
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._host: list[dict[str, torch.Tensor]] = []
+        self._thread: threading.Thread | None = None
+        self._abandoned = threading.Event()
+        self._error: Exception | None = None
+        # Names this start's unfinished saves, so that what a killed start has left is never taken for ours.
+        attempt = torch.tensor(secrets.randbits(31), device=engine.topology.device)
+        dist.broadcast(attempt, src=0)
+        self._attempt = f"{int(attempt):08x}"
+        if engine.topology.rank == 0:
+            for left in directory.glob("step-*.partial*"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank could not write its part of the save under way."""
+        return self._error is not None
+
+    def save(self, step: int, memory: dict[str, Any], final: bool = False) -> None:
+        """Begin to write the state after `step` steps, and `memory`, as JSON can hold it; waits for the save before.
+
+        A `final` save is complete on return, or raises ConfigError after trying for as long as the settings say.
+        """
+        self.finish()
+        self._copy_to_host()
+        self._begin(step, memory)
+        deadline = time.monotonic() + self._settings.patience_seconds
+        while final and not self.finish():
+            if self._engine.any(time.monotonic() > deadline)[0]:
+                raise ConfigError(
+                    f"{self._directory}: the state after step {step} could not be written; free some space and start again: "
+                    "the run goes on from its last complete checkpoint"
+                )
+            time.sleep(min(_RETRY_SECONDS, self._settings.patience_seconds))
+            self._begin(step, memory)
+
+    def _begin(self, step: int, memory: dict[str, Any]) -> None:
+        engine = self._engine
+        description = {
+            "format": FORMAT,
+            "step": step,
+            "averaged": bool(engine.averages),
+            "adam_step": int(adam_states(engine)[0]["step"]),
+            "fingerprint": self._fingerprint,
+            "world": engine.topology.world,
+            "tensor": engine.topology.tensor,
+            "parameters": shapes(engine),
+            **memory,
+        }
+        self._thread = threading.Thread(target=self._work, args=(step, description), daemon=True, name="saver")
+        self._thread.start()
+
+    def finish(self) -> bool:
+        """Wait until the save under way is complete on all ranks; False if it failed on one."""
+        while True:
+            writing, failed = self._engine.any(self._thread is not None and self._thread.is_alive(), self.failed)
+            if failed:
+                self.give_up()
+                return False
+            if not writing:
+                return True
+            time.sleep(_LOOK_SECONDS)
+
+    def give_up(self) -> None:
+        """Drop the save under way, which failed on some rank, and say why; what was saved before stays."""
+        self._abandoned.set()
+        if self._thread is not None:
+            self._thread.join()
+        if isinstance(self._error, TakenOverError):
+            raise self._error
+        if self._error is not None:
+            kept = complete(self._directory)
+            last = f"the last complete one is of step {step_of(kept[-1])}" if kept else "there is none yet"
+            log.warning("a checkpoint could not be written: %s; %s; free some space", self._error, last)
+        dist.barrier()
+        if self._engine.topology.rank == 0:
+            for left in self._directory.glob(f"step-*.partial-{self._attempt}"):
+                shutil.rmtree(left, ignore_errors=True)
+        self._abandoned.clear()
+        self._error, self._thread = None, None
+
+    def _copy_to_host(self) -> None:
+        """Into the same host memory every time; from a GPU it is pinned, and the copies run together."""
+        live = buffers(self._engine)
+        if not self._host:
+            pinned = self._engine.topology.device.type == "cuda"
+            self._host = [{k: torch.empty(t.shape, dtype=t.dtype, pin_memory=pinned) for k, t in flat.items()} for flat in live]
+        for flat, host in zip(live, self._host, strict=True):
+            for kind, tensor in flat.items():
+                host[kind].copy_(tensor, non_blocking=True)
+        if self._engine.topology.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _work(self, step: int, description: dict[str, Any]) -> None:
+        try:
+            partial = self._directory / f"step-{step:08d}.partial-{self._attempt}"
+            partial.mkdir(parents=True, exist_ok=True)
+            self._write_mine(partial)
+            if self._engine.topology.rank == 0 and self._wait_for_all(partial):
+                self._complete(partial, description)
+        except Exception as error:  # told to all ranks at the next step boundary
+            self._error = error
+
+    def _write_mine(self, partial: Path) -> None:
+        topology = self._engine.topology
+        tensors: dict[str, torch.Tensor] = {}
+        index = []
+        writes = self._engine.zero_stage > 0 or topology.shard_rank == 0  # without ZeRO the shards hold the same
+        for fragment in fragments(self._engine) if writes else ():
+            index.append({"name": fragment.name, "offset": fragment.offset, "length": fragment.length})
+            for kind, view in fragment.of(self._host).items():
+                tensors[f"{fragment.name}@{fragment.offset}/{kind}"] = view
+        file = partial / f"rank-{topology.rank:05d}.safetensors"
+        save_file(tensors, file)
+        _sync(file)
+        whole = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        write_json(file.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index, **whole})
+
+    def _wait_for_all(self, partial: Path) -> bool:
+        signs = [partial / f"rank-{rank:05d}.json" for rank in range(self._engine.topology.world)]
+        while not all(sign.is_file() for sign in signs):
+            if self._abandoned.wait(_LOOK_SECONDS):
+                return False
+        return True
+
+    def _complete(self, partial: Path, description: dict[str, Any]) -> None:
+        files = {}
+        for rank in range(self._engine.topology.world):
+            sign = partial / f"rank-{rank:05d}.json"
+            listing = read_json(sign)
+            files[sign.with_suffix(".safetensors").name] = [listing["bytes"], listing["sha256"]]
+            files[sign.name] = [sign.stat().st_size, sha256(sign)]
+        state = {**description, "files": files}
+        write_json(partial / "state.json", {**state, "sha256": digest(state)})
+        refuse_if_taken_over(self._directory.parent)
+        final = self._directory / partial.name.partition(".")[0]
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(partial, final)
+        _sync(self._directory)
+        self._rotate()
+
+    def _rotate(self) -> None:
+        every = self._settings.keep_every
+        for old in complete(self._directory)[: -self._settings.keep_last]:
+            if not every or step_of(old) % every:
+                shutil.rmtree(old.rename(old.with_suffix(".partial")))  # never half there under its own name
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

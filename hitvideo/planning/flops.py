@@ -1,0 +1,49 @@
+"""What a row costs: its layout, its FLOPs, and the share of the devices' peak that they take.
+
+FLOPs are those of the algorithm, recomputation not counted: 2 per weight
+and slot in the forward, attention halved because it is causal, the heads only on their own level's slots; the backward
+is twice the forward (Kaplan et al. 2020, appendix of PaLM).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hitvideo.llm.model import LanguageModel
+from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.vocab import Vocab
+from hitvideo.settings.programs import PretrainRun
+from hitvideo.settings.run import ClusterSection
+
+FORWARD_AND_BACKWARD = 3
+
+
+def make_layout(settings: PretrainRun) -> SequenceLayout:
+    """The layout of a run's rows, from its hierarchy, clip and text section."""
+    vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
+    return SequenceLayout(vocab, settings.hierarchy, settings.video.extent, settings.text.window)
+
+
+def meta_model(settings: PretrainRun) -> LanguageModel:
+    """The undivided model without memory for its weights."""
+    with torch.device("meta"):
+        return LanguageModel(settings.llm, make_layout(settings))
+
+
+def training_flops_per_row(model: LanguageModel) -> float:
+    """FLOPs of forward and backward for one row."""
+    layout, section = model.layout, model.section
+    slots = layout.length - 1
+    trunk = sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
+    attention = section.layers * 2 * 2 * slots * section.width / 2  # q·k and p·v for one query, half the keys
+    heads = (layout.window - 1) * layout.vocab.text_size * section.width
+    for head, grid in zip(model.heads, layout.grids, strict=True):
+        # a sub-code's embedding is a look-up: no product
+        matrices = sum(p.numel() for name, p in head.named_parameters() if p.ndim > 1 and "embedding" not in name)
+        heads += grid.cells * matrices
+    return FORWARD_AND_BACKWARD * float(slots * (2 * trunk + attention) + 2 * heads)
+
+
+def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
+    """Model FLOPs utilisation: the share of the devices' dense peak that the algorithm's FLOPs take."""
+    return flops_per_second / (world * cluster.peak_tflops * 1e12)

@@ -1,0 +1,136 @@
+"""One HTML page of one or more runs: results, videos that play, curves, the resolved config. All of it is inside the page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hitvideo.config import ConfigError
+from hitvideo.runs.directory import read_metrics, write_text
+from hitvideo.runs.gallery import figures, groups
+
+CURVES = (  # title, pattern of the metrics that share the picture
+    ("Loss", r"(validation_)?loss"),
+    ("Loss by level (nats per index)", r"loss_(level_\d+|text)"),
+    ("PSNR of validation clips by prefix of levels (dB)", r"validation_psnr_.*"),
+    ("Codes of each level in a micro-batch", r"used_level_\d+"),
+    ("Most one-sided bit of each level (0 is dead)", r"balance_level_\d+"),
+    ("Gradient norm", r"grad_norm"),
+    ("Tokens per second", r"tokens_per_s"),
+)
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .2rem } h2 { border-bottom: 1px solid var(--line); margin-top: 2.5rem }
+h3 { margin: 1.4rem 0 .4rem; font-size: 1rem } p.note { opacity: .7; margin-top: 0 }
+.row { display: flex; flex-wrap: wrap; gap: .8rem }
+figure { margin: 0; width: 144px } figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem }
+video { width: 144px; image-rendering: pixelated; border-radius: 4px; background: #000; display: block }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 1rem }
+.curves svg { width: 100%; height: auto; background: #fff; border-radius: 6px }
+table { border-collapse: collapse } td.number { font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line) }
+pre { background: var(--soft); padding: .8rem; overflow: auto; font-size: .8rem }
+"""
+
+
+def write(runs: Sequence[Path]) -> dict[str, Any]:
+    """Write `report.html` into the last run's directory; returns the headline figures of all runs, and its path."""
+    for run in runs:
+        if not (run / "config.yaml").is_file():
+            raise ConfigError(f"{run}: not a run directory, it has no config.yaml")
+    out = runs[-1] / "report.html"
+    found = {name: value for run in runs for name, value in figures(run).items()}
+    headline: dict[str, Any] = {}
+    if "reconstruction" in found:
+        headline["psnr_by_prefix"] = found["reconstruction"]["psnr_by_prefix"]
+    if "captions" in found:
+        headline |= {name: found["captions"][name] for name in ("caption_accuracy", "chance")}
+    headline["report"] = str(out)
+    started = [float((run / "started").read_text()) for run in runs if (run / "started").is_file()]
+    headline["seconds"] = round(time.time() - min(started)) if started else None
+    write_text(out, _page(runs))
+    return headline
+
+
+def _page(runs: Sequence[Path]) -> str:
+    title = html.escape(" · ".join(run.name for run in runs))
+    parts = [
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>HiTVideo: {title}</title>",
+        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style>",
+        f"<h1>{title}</h1><p class='note'>HiTVideo run report, {time.strftime('%Y-%m-%d %H:%M')}</p>",
+    ]
+    for run in reversed(runs):
+        parts.append(f"<h2>{html.escape(run.name)}</h2>")
+        parts += [_results(name, values) for name, values in figures(run).items()]
+        parts += [_group(run, group) for group in groups(run)]
+        parts.append(_curves(run))
+        text = html.escape((run / "config.yaml").read_text())
+        parts.append(f"<details><summary>Resolved config</summary><pre>{text}</pre></details>")
+    return "\n".join([*parts, "</html>"])
+
+
+def _results(name: str, values: dict[str, Any]) -> str:
+    """A table: lists become columns (prefixes of levels), mappings too."""
+    rows = []
+    for key, value in values.items():
+        cells = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        text = "".join(f"<td class='number'>{html.escape(_cell(cell))}</td>" for cell in cells)
+        rows.append(f"<tr><th>{html.escape(key.replace('_', ' '))}</th>{text}</tr>")
+    return f"<h3>Evaluation: {html.escape(name)}</h3><table>{''.join(rows)}</table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]} {_cell(value[1])}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _group(run: Path, group: dict[str, Any]) -> str:
+    shown = []
+    for video in group["videos"]:
+        content = base64.b64encode((run / "samples" / video["file"]).read_bytes()).decode()
+        shown.append(
+            f"<figure><video autoplay loop muted playsinline src='data:video/mp4;base64,{content}'></video>"
+            f"<figcaption>{html.escape(video['label'])}</figcaption></figure>"
+        )
+    return f"<h3>{html.escape(group['title'])}</h3><div class='row'>{''.join(shown)}</div>"
+
+
+def _curves(run: Path) -> str:
+    path = run / "metrics.jsonl"
+    rows = read_metrics(path) if path.is_file() else []
+    drawn = []
+    for title, pattern in CURVES:
+        names = sorted({name for row in rows for name in row if re.fullmatch(pattern, name)})
+        if names:
+            drawn.append(_curve(title, names, rows))
+    return f"<h3>Curves</h3><div class='curves'>{''.join(drawn)}</div>" if drawn else ""
+
+
+def _curve(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 2.8), layout="constrained")
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 20 else None, linewidth=1.4)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.tick_params(labelsize=8)
+    if len(names) > 1:
+        axes.legend(fontsize=7)
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    pyplot.close(figure)
+    return out.getvalue()[out.getvalue().index("<svg") :]

@@ -1,0 +1,43 @@
+"""Pictures and figures that a run leaves behind for its report: groups of labelled videos, and evaluation results.
+
+    runs/NAME/samples/GROUP.json       {"title": …, "videos": [{"label": …, "file": …}, …]}, the mp4 files beside it
+    runs/NAME/evaluation/NAME.json     figures, as `hitvideo evaluate` prints them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hitvideo.runs.directory import write_text
+from hitvideo.video.decode import Frames, write_mp4
+
+
+def save_videos(run: Path, group: str, title: str, videos: Sequence[tuple[str, Frames]], fps: float) -> list[Path]:
+    """Write labelled uint8 videos (T, H, W, 3) as one group; returns their files."""
+    samples = run / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    paths = [samples / f"{group}-{number}.mp4" for number in range(len(videos))]
+    for path, (_, frames) in zip(paths, videos, strict=True):
+        write_mp4(path, frames, fps)
+    rows = [{"label": label, "file": path.name} for path, (label, _) in zip(paths, videos, strict=True)]
+    write_text(samples / f"{group}.json", json.dumps({"title": title, "videos": rows}, ensure_ascii=False))
+    return paths
+
+
+def groups(run: Path) -> list[dict[str, Any]]:
+    """All groups of a run, by name."""
+    return [json.loads(path.read_text()) for path in sorted((run / "samples").glob("*.json"))]
+
+
+def save_figures(run: Path, name: str, figures: dict[str, Any]) -> None:
+    directory = run / "evaluation"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / f"{name}.json", json.dumps(figures))
+
+
+def figures(run: Path) -> dict[str, dict[str, Any]]:
+    """Evaluation results of a run by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((run / "evaluation").glob("*.json"))}

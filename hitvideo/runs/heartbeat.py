@@ -1,0 +1,83 @@
+"""Signs of life: what each rank does, in a file; and the end of a job whose ranks wait for each other for ever.
+
+    runs/NAME/heartbeats/rank-00000.json       {"phase": "forward", "step": 12, "time": …, "host": …, "pid": …}
+    runs/NAME/heartbeats/rank-00000.stacks     where every thread stood when the job was found hanging
+
+`beat` only notes what is next; a thread writes it down every few seconds and looks for a rank that has not beaten for too
+long. Then *every* rank writes its stacks before the first one ends, because the one that is behind is seldom the one that
+notices. A rank that cannot even run this thread is ended by the C library's timer a while later.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from hitvideo.settings.run import FaultsSection
+
+log = logging.getLogger(__name__)
+_GRACE_SECONDS = 5.0
+EXIT_HANG = 70
+
+
+class Heartbeat:
+    """Use as a context manager on every rank."""
+
+    def __init__(self, directory: Path, rank: int, faults: FaultsSection) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = directory / f"rank-{rank:05d}.json"
+        self._stacks = directory / f"rank-{rank:05d}.stacks"
+        self._alarm = directory / "HANG"
+        self._alarm.unlink(missing_ok=True)
+        self._faults = faults
+        self._who = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._ended = threading.Event()
+        self.beat("start", 0)
+
+    def beat(self, phase: str, step: int) -> None:
+        """The rank goes over to a phase (fetch, forward, …) of a step."""
+        self._now = (phase, step, time.time(), time.monotonic())
+
+    def __enter__(self) -> Heartbeat:
+        self._write()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="heartbeat")
+        self._thread.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        self._write()
+
+    def _watch(self) -> None:
+        pause = min(self._faults.heartbeat_seconds, self._faults.hang_seconds / 4)
+        with self._stacks.open("w") as stacks:
+            while not self._ended.wait(pause):
+                faulthandler.dump_traceback_later(2 * self._faults.hang_seconds, exit=True, file=stacks)
+                self._write()
+                phase, step, _, since = self._now
+                silent = time.monotonic() - since
+                if silent > self._faults.hang_seconds or self._alarm.exists():
+                    self._alarm.touch()
+                    log.error("no progress for %.0f s in %s of step %d; stacks are in %s", silent, phase, step, self._stacks)
+                    faulthandler.dump_traceback(stacks)
+                    stacks.flush()
+                    time.sleep(pause + _GRACE_SECONDS)  # until the others have seen the alarm
+                    os._exit(EXIT_HANG)
+
+    def _write(self) -> None:
+        phase, step, clock, _ = self._now
+        temporary = self._file.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps({"phase": phase, "step": step, "time": clock, **self._who}))
+            os.replace(temporary, self._file)
+        except OSError as error:  # a full disk must not end the thread that would find a hang
+            log.warning("%s: %s", self._file, error)

@@ -1,0 +1,115 @@
+"""SequenceLayout: caption + codes ⇄ one training row. Every row of a bucket has the same layout.
+
+    slot       0 … W-1                              W …                                       length-1
+    content    BOS caption EOS PAD …   level 0 (t, h, w raster)   level 1   …   level N       EOV
+
+The layout is an object with an exact inverse: `split(join(text_ids, codes)) == codes`. Because level and cell of every
+slot are known before the batch is, attention stays plain causal and the head computes only the codes possible there.
+
+Positions: text stands on the RoPE diagonal (i, i, i); a cell stands at its centre in the finest grid's coordinates,
+after the text window. A level-0 cell that covers eight frames of the finest grid stands at t = 3.5 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from hitvideo.hierarchy import Grid, Hierarchy
+from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
+
+TEXT = -1  # the "level" of a text slot
+
+
+class SequenceLayout:
+    """The fixed map from slot to (level, cell) for one clip extent and one text window.
+
+    Attributes, each a numpy array over the slots:
+        levels (length,): TEXT or the level's number; EOV counts to the last level.
+        positions (length, 3): float32 (t, h, w) for RoPE.
+    """
+
+    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, clip: Grid, window: int) -> None:
+        if window < 2:
+            raise ValueError(f"a text window of {window} cannot hold BOS and EOS; use 2 or more")
+        self.vocab = vocab
+        self.window = window
+        self.grids = hierarchy.grids(clip)
+        self.starts = np.cumsum([window] + [grid.cells for grid in self.grids]).tolist()  # level k: starts[k] … starts[k+1]
+        self.length = self.starts[-1] + 1
+        self.levels = np.full(self.length, len(self.grids) - 1, dtype=np.int64)
+        self.levels[:window] = TEXT
+        self.positions = np.zeros((self.length, 3), dtype=np.float32)
+        self.positions[:window] = np.arange(window)[:, None]
+        finest = self.grids[-1]
+        for level, grid in enumerate(self.grids):
+            start, stop = self.starts[level : level + 2]
+            self.levels[start:stop] = level
+            self.positions[start:stop] = window + _centres(grid, finest)
+        self.positions[-1] = window + np.array(finest)  # EOV: just past the last corner
+
+    def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
+        """BOS text EOS, cut or padded to the window: (window,). A long caption loses its end, never its EOS."""
+        kept = [BOS, *list(text_ids)[: self.window - 2], EOS]
+        return np.array(kept + [PAD] * (self.window - len(kept)), dtype=np.int64)
+
+    def join(self, text_ids: Sequence[int], codes: Sequence[np.ndarray]) -> np.ndarray:
+        """A caption's ids and all levels' indices (t, h, w) → a row of ids (length, width)."""
+        row = np.full((self.length, self.vocab.width), NONE, dtype=np.int64)
+        row[: self.window, 0] = self.text_window(text_ids)
+        for level, (indices, grid) in enumerate(zip(codes, self.grids, strict=True)):
+            if indices.shape != grid:
+                raise ValueError(f"level {level} has indices of shape {indices.shape}, the layout holds {tuple(grid)}")
+            row[self.starts[level] : self.starts[level + 1]] = self.vocab.to_ids(level, indices.reshape(-1))
+        row[-1, 0] = EOV
+        return row
+
+    def join_rows(self, text_ids: Sequence[Sequence[int]], codes: np.ndarray) -> np.ndarray:
+        """`join` for many samples at once, their codes flat (B, cells of all levels): (B, length, width)."""
+        if codes.size and ((codes >> self._num_bits).any() or codes.min() < 0):
+            raise ValueError("codes hold indices beyond their level's codebook")
+        rows = np.full((len(codes), self.length, self.vocab.width), NONE, dtype=np.int64)
+        for row, ids in zip(rows, text_ids, strict=True):
+            row[: self.window, 0] = self.text_window(ids)
+        for column, (shift, mask, offset) in enumerate(zip(*self._sub_codes, strict=True)):
+            rows[:, self.window : -1, column] = ((codes >> shift) & mask) + offset
+        rows[:, -1, 0] = EOV
+        return rows
+
+    @cached_property
+    def _num_bits(self) -> np.ndarray:
+        """Of each cell's level: (cells,)."""
+        bits = [sum(block.bits for block in row) for row in self.vocab.blocks]
+        return np.repeat(bits, [grid.cells for grid in self.grids])
+
+    @cached_property
+    def _sub_codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How a cell's index becomes ids: shift, mask and offset, each (width, cells); a spare column gives NONE."""
+        tables = np.zeros((3, self.vocab.width, len(self.grids)), dtype=np.int64)
+        tables[2] = NONE
+        for level, blocks in enumerate(self.vocab.blocks):
+            shift = sum(block.bits for block in blocks)
+            for column, block in enumerate(blocks):
+                shift -= block.bits
+                tables[:, column, level] = shift, block.size - 1, block.offset
+        shift_mask_offset = np.repeat(tables, [grid.cells for grid in self.grids], axis=2)
+        return tuple(shift_mask_offset)  # type: ignore[return-value]
+
+    def split(self, row: np.ndarray, levels: int | None = None) -> list[np.ndarray]:
+        """The inverse of `join`: a row (length or more than the first levels' slots, width) → indices of each level.
+
+        `levels` stops after the first k of them, for a row that is generated only so far.
+        """
+        codes = []
+        for level, grid in enumerate(self.grids[:levels]):
+            ids = row[self.starts[level] : self.starts[level + 1]]
+            codes.append(self.vocab.to_indices(level, ids).reshape(grid))
+        return codes
+
+
+def _centres(grid: Grid, finest: Grid) -> np.ndarray:
+    """Centres of a level's cells in the finest grid's coordinates: (cells, 3), raster order t, h, w."""
+    axes = [(np.arange(n) + 0.5) * (f / n) - 0.5 for n, f in zip(grid, finest, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)

@@ -1,0 +1,103 @@
+"""TextTokenizer: SentencePiece with byte fallback, so that any UTF-8 caption survives the round trip exactly.
+
+Identity normalisation and no whitespace folding keep "Zürich — 東京 🎬" and double spaces as they are. BOS, EOS, PAD and
+EOV are control symbols: a caption that spells "</s>" gets the bytes of those letters, never the symbol.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from hitvideo.config import ConfigError
+from hitvideo.sequence.vocab import BOS, EOS, EOV, EOV_PIECE, PAD, UNK
+
+SMALLEST_VOCABULARY = 5 + 256  # the specials and one piece for every byte
+SPACE_SIGN = "\u2581"  # sentencepiece writes a space so; the same character in a caption goes in as its bytes
+
+
+class TextTokenizer:
+    """Captions ⇄ text ids, from a `.model` file of sentencepiece."""
+
+    def __init__(self, model: bytes, source: str = "text tokenizer") -> None:
+        self.model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ConfigError(f"{source}: not a sentencepiece model: {error}") from error
+        found = (self._processor.pad_id(), self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id())
+        if found != (PAD, UNK, BOS, EOS) or self._processor.id_to_piece(EOV) != EOV_PIECE:
+            raise ConfigError(f"{source}: its control symbols differ from ours; train one with `hitvideo data text-tokenizer`")
+        self._space_sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SIGN.encode()]
+
+    @classmethod
+    def load(cls, path: Path | str) -> TextTokenizer:
+        try:
+            return cls(Path(path).read_bytes(), str(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read the text tokenizer: {error}") from error
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int) -> TextTokenizer:
+        """Byte-pair encoding with byte fallback; one thread, so the same captions give the same bytes.
+
+        `vocab_size` is an upper bound: a small corpus has fewer pieces to offer, and gets what it has.
+        """
+        captions = [caption for caption in captions if caption]
+        if not captions:
+            raise ConfigError("no captions to train a text tokenizer on: every caption is empty")
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise ConfigError(f"a text vocabulary of {vocab_size} is too small: bytes and specials are {SMALLEST_VOCABULARY}")
+        while True:
+            out = io.BytesIO()
+            try:
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(captions),
+                    model_writer=out,
+                    vocab_size=vocab_size,
+                    model_type="bpe",
+                    byte_fallback=True,
+                    character_coverage=0.9995,
+                    normalization_rule_name="identity",
+                    remove_extra_whitespaces=False,
+                    add_dummy_prefix=False,
+                    required_chars=SPACE_SIGN,  # a corpus without a space must not leave it to the bytes
+                    split_digits=True,
+                    pad_id=PAD,
+                    unk_id=UNK,
+                    bos_id=BOS,
+                    eos_id=EOS,
+                    control_symbols=[EOV_PIECE],
+                    num_threads=1,
+                    minloglevel=2,
+                )
+            except RuntimeError as error:
+                # Only "Vocabulary size too high … Please set it to a value <= N." has a remedy: take the N pieces there are.
+                offered = str(error).rpartition("<= ")[2].rstrip(".")
+                if not offered.isdigit() or int(offered) >= vocab_size:
+                    raise ConfigError(f"sentencepiece cannot train on these captions: {error}") from error
+                vocab_size = int(offered)
+                continue
+            return cls(out.getvalue())
+
+    @property
+    def size(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def encode(self, caption: str) -> list[int]:
+        """Text ids without BOS and EOS."""
+        first, *others = caption.split(SPACE_SIGN)
+        ids = list(self._processor.encode(first))
+        for part in others:
+            ids += [*self._space_sign, *self._processor.encode(part)]
+        return ids
+
+    def decode(self, text_ids: list[int]) -> str:
+        return str(self._processor.decode(text_ids))
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.model)

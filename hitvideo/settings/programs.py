@@ -1,0 +1,167 @@
+"""The three kinds of run, and how a YAML becomes one of them. Their sections stand in `sections.py`.
+
+    program: video_tokenizer   →  VideoTokenizerRun   python -m pretrain.video_tokenizer RUN.yaml
+    program: tokenize_shards   →  TokenizeRun         python -m tokenize_shards RUN.yaml
+    program: pretrain          →  PretrainRun         python -m pretrain RUN.yaml
+
+Each fact stands once: sequence length, vocabulary size and gradient accumulation are derived, never written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import model_validator
+
+from hitvideo import config
+from hitvideo.config import ConfigError, Section
+from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.settings.run import CheckpointSection, ClusterSection, FaultsSection, TrackingSection
+from hitvideo.settings.tokenize_shards import TaskSection, TokenizeDataSection
+from hitvideo.settings.training import (
+    ClipDataSection,
+    LimitsSection,
+    LLMSection,
+    LLMTrainSection,
+    LossSection,
+    ParallelSection,
+    PhaseSection,
+    RunSection,
+    TextSection,
+    TokenDataSection,
+    TrainedTokenizerSection,
+    TrainSection,
+    VideoTokenizerSection,
+)
+
+RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
+
+
+class BaseRun(Section):
+    run: RunSection
+    video: Clip
+    hierarchy: Hierarchy
+    tracking: TrackingSection = TrackingSection()
+    faults: FaultsSection = FaultsSection()
+
+    @model_validator(mode="after")
+    def _check_grids(self) -> BaseRun:
+        self.hierarchy.grids(self.video.extent)
+        return self
+
+
+class VideoTokenizerRun(BaseRun):
+    program: Literal["video_tokenizer"]
+    video_tokenizer: VideoTokenizerSection
+    loss: LossSection = LossSection()
+    phases: tuple[PhaseSection, ...] = ()
+    """The progressive schedule; none: one phase of train.steps."""
+    data: ClipDataSection = ClipDataSection()
+    limits: LimitsSection = LimitsSection()
+    parallel: ParallelSection = ParallelSection(zero_stage=1)
+    faults: FaultsSection = FaultsSection(spike_sigmas=None)
+    """No spikes: a step's loss hangs on how many of its clips were drawn unquantised or with few levels."""
+    train: TrainSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> VideoTokenizerRun:
+        total, levels = sum(phase.steps for phase in self.phases), len(self.hierarchy.levels)
+        if self.phases and total != self.train.steps:
+            raise ConfigError(f"the phases have {total} steps in all, train.steps is {self.train.steps}; make them equal")
+        for phase in self.phases:
+            if phase.levels and phase.levels > levels:
+                raise ConfigError(f"phase '{phase.name}' uses {phase.levels} levels, the hierarchy has {levels}")
+            if phase.adversarial and not self.loss.adversarial.weight:
+                raise ConfigError(f"phase '{phase.name}' is adversarial, loss.adversarial.weight is 0; give it one, say 0.2")
+            try:
+                self.hierarchy.grids(self.clip_in(phase).extent)
+            except ConfigError as error:
+                raise ConfigError(f"phase '{phase.name}': size {list(phase.size or ())}: {error}") from error
+        if self.loss.adversarial.weight and not any(phase.adversarial for phase in self.phases):
+            raise ConfigError("loss.adversarial.weight is above 0, no phase is adversarial; say `adversarial: true` in a phase")
+        return self
+
+    def clip_in(self, phase: PhaseSection) -> Clip:
+        """The clips of a phase."""
+        height, width = phase.size or (self.video.height, self.video.width)
+        return self.video.model_copy(update={"height": height, "width": width})
+
+    @property
+    def schedule(self) -> tuple[PhaseSection, ...]:
+        return self.phases or (PhaseSection(name="all", steps=self.train.steps),)
+
+
+class TokenizeRun(Section):
+    """Clip and hierarchy are the video tokenizer's own; they are not repeated here."""
+
+    program: Literal["tokenize_shards"]
+    run: RunSection
+    video_tokenizer: TrainedTokenizerSection = TrainedTokenizerSection()
+    data: TokenizeDataSection = TokenizeDataSection()
+    limits: LimitsSection = LimitsSection()
+    task: TaskSection = TaskSection()
+    tracking: TrackingSection = TrackingSection()
+
+
+class PretrainRun(BaseRun):
+    program: Literal["pretrain"]
+    video_tokenizer: TrainedTokenizerSection = TrainedTokenizerSection()
+    llm: LLMSection
+    text: TextSection = TextSection()
+    data: TokenDataSection = TokenDataSection()
+    parallel: ParallelSection = ParallelSection()
+    train: LLMTrainSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection
+
+    @model_validator(mode="after")
+    def _check_tensor_parallel(self) -> PretrainRun:
+        """What the layout must divide. (7B and below want a tensor size of 1 or 2: larger ones trade speed for memory.)"""
+        tensor, context = self.parallel.tensor, self.parallel.context
+        each = tensor * context
+        for name, size in {"llm.heads": self.llm.heads, "llm.kv_heads": self.llm.kv_heads}.items():
+            if size % each:
+                axes = "parallel.tensor" if context == 1 else "parallel.tensor × parallel.context ="
+                raise ConfigError(f"{name} {size} is not divisible by {axes} {each}")
+        divided = {
+            "llm.hidden": self.llm.hidden,
+            "text.vocab_size": self.text.vocab_size,
+            "the smallest sub-code's codebook": min(1 << bits for level in self.hierarchy.levels for bits in level.sub_codes),
+        }
+        for name, size in divided.items():
+            if size % tensor:
+                raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
+        slots, parts = self.text.window + self.hierarchy.tokens(self.video.extent), each if self.parallel.sequence else context
+        if slots % parts:
+            raise ConfigError(
+                f"a row has {slots} slots of input, which {parts} ranks cannot share equally; "
+                f"set text.window={self.text.window + parts - slots % parts}"
+            )
+        return self
+
+
+RUNS: dict[str, type[Any]] = {"video_tokenizer": VideoTokenizerRun, "tokenize_shards": TokenizeRun, "pretrain": PretrainRun}
+COMMANDS = {"video_tokenizer": "pretrain.video_tokenizer", "tokenize_shards": "tokenize_shards", "pretrain": "pretrain"}
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
+    """A run of any kind; `program:` in the file says which."""
+    content = config.apply_overrides(config.resolve(path), overrides)
+    program = content.get("program")
+    if program not in RUNS:
+        raise ConfigError(f"{path}: 'program' says which program runs this file, one of {', '.join(RUNS)}; got {program!r}")
+    run = config.build(RUNS[program], content, str(path))
+    assert isinstance(run, VideoTokenizerRun | TokenizeRun | PretrainRun)
+    return run
+
+
+def load_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -> RunT:
+    """A run that must be of one kind; the error names the program the file is for."""
+    run = load(path, overrides)
+    if not isinstance(run, kind):
+        raise ConfigError(f"{path} is a run of another program; start it with: python -m {COMMANDS[run.program]} {path}")
+    return run

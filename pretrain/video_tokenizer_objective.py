@@ -1,0 +1,105 @@
+"""What the video tokenizer is trained on, as one module: what the engine calls.
+
+    video → tokenizer → reconstruction ─┬─▶ distances to the video: l1, l2, log l2, LPIPS
+                                        ├─▶ losses of the codes: entropy, commitment, residual
+                                        └─▶ discriminator, in adversarial phases
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hitvideo.metrics.distances import psnr
+from hitvideo.metrics.lpips import LPIPS, load_lpips
+from hitvideo.settings.programs import VideoTokenizerRun
+from hitvideo.tokenizer.discriminator import Discriminator, LeCam, judge
+from hitvideo.tokenizer.losses import code_losses, code_use, distances
+from hitvideo.tokenizer.phases import Place
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Objective(nn.Module):
+    """The tokenizer with its losses. Parameters: `video_tokenizer.…` and, where a phase is adversarial, `discriminator.…`."""
+
+    def __init__(self, settings: VideoTokenizerRun) -> None:
+        super().__init__()
+        self.settings = settings
+        self.video_tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
+        adversarial = settings.loss.adversarial
+        self.lecam = LeCam(_mean_over_ranks)
+        if adversarial.weight:
+            self.discriminator = Discriminator(adversarial.channels, adversarial.layers)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Prefixes of the parameters' names that a phase can freeze by themselves: encoder and quantizer stand first."""
+        tokenizer = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
+        return (*tokenizer, "discriminator") if self.settings.loss.adversarial.weight else tokenizer
+
+    def frozen(self, place: Place) -> tuple[str, ...]:
+        """The parts that keep their weights in a phase."""
+        still = self.parts[:2] if place.phase.train == "decoder" else ()
+        return still if place.phase.adversarial else (*still, *self.parts[3:])
+
+    def forward(
+        self, video: Tensor, prefix: Tensor, step: int, place: Place, perceptual: LPIPS | None = None
+    ) -> dict[str, Tensor]:
+        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised.
+
+        In a phase that is not `quantized` the losses of the codes are logged but do not count.
+        """
+        section, phase = self.settings.loss, place.phase
+        reconstruction = self.video_tokenizer(video.to(next(self.parameters()).dtype), prefix)
+        output, target = reconstruction.video.float(), video.float()
+        near, codes = distances(output, target, section, perceptual), code_losses(reconstruction, section, step)
+        loss = near["distance"] + codes["codes"] * phase.quantized
+        losses = {**near, **codes}
+        if phase.adversarial:
+            game = judge(self.discriminator, output, target, near["distance"], self.lecam, section.adversarial)
+            loss, losses = loss + game.loss, {**losses, **game.logged}
+        use = code_use(reconstruction.codes, [level.num_bits for level in self.settings.hierarchy.levels])
+        return {"loss": loss, **losses, **use}
+
+    @torch.no_grad()
+    def prefixes(self, video: Tensor) -> dict[str, Tensor]:
+        """PSNR in dB with the first 1, 2, … levels."""
+        codes = self.video_tokenizer.encode(video.to(next(self.parameters()).dtype))
+        levels = range(1, len(codes) + 1)
+        decoded = {k: self.video_tokenizer.decode(codes[:k], video.shape[2]) for k in levels}
+        return {f"psnr_levels_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the weights."""
+        return {"lecam": self.lecam.anchors.tolist()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if "lecam" in state:
+            self.lecam.anchors = torch.tensor(state["lecam"])
+
+
+def perceptual_of(settings: VideoTokenizerRun, device: torch.device) -> LPIPS | None:
+    """LPIPS with the run's weights. It stands outside the objective: its weights are not the run's to train or save."""
+    section = settings.loss.perceptual
+    if not section.weight:
+        return None
+    if section.weights is None:
+        log.warning(
+            "loss.perceptual.weight is %g but loss.perceptual.weights is not set: training goes on WITHOUT the perceptual "
+            "loss; give the folder of the VGG-16 and LPIPS files, or set the weight to 0",
+            section.weight,
+        )
+        return None
+    return load_lpips(Path(section.weights), device)
+
+
+def _mean_over_ranks(values: Tensor) -> Tensor:
+    dist.all_reduce(values)
+    return values / dist.get_world_size()
