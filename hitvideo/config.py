@@ -17,16 +17,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hitvideo.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """What the user can mend: the message names the file or key, the value found, and the mend. Exit code 2."""
 
 
 class Section(BaseModel):
@@ -183,3 +181,7 @@ def fingerprint(*parts: BaseModel | Mapping[str, Any] | str) -> str:
     """16 hex digits of the sha256 of the parts' canonical JSON: equal settings give equal fingerprints."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Positive: TypeAlias = Annotated[int, Field(gt=0)]

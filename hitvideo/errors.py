@@ -1,9 +1,21 @@
-"""What is wrong with a video. Apart from the decoder, so that whoever only counts reasons need not load it."""
+"""The errors that users can act on, under one root. Each message names the file or key, what was found, and the fix."""
 
 from __future__ import annotations
 
 
-class VideoError(ValueError):
+class HiTVideoError(Exception):
+    """Root of this package's errors. Programs and commands print one as a single line and exit with 2."""
+
+
+class ConfigError(HiTVideoError, ValueError):
+    """A setting, a file or an installation the user can fix."""
+
+
+class ShardError(HiTVideoError, ValueError):
+    """A shard, or a sample in it, that cannot be read or differs from its receipt. Names the file and what was found."""
+
+
+class VideoError(HiTVideoError, ValueError):
     """A video that cannot be used. `reason` is a short stable word to count by; the message names file and finding.
 
     Reasons: missing, empty, corrupt, no_video, no_decoder, too_large, too_long, too_short, bad_metadata,

@@ -18,7 +18,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
+from hitvideo.errors import ConfigError
 
 RAW_BITS_PER_PIXEL = 24
 LARGEST_SUB_CODE = 12

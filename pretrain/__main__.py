@@ -8,33 +8,11 @@ The same command again resumes, on the same number of processes or another. Exit
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from safetensors.torch import save_file
-
-from hitvideo import config
-from hitvideo.config import ConfigError
-from hitvideo.data.blend import Blend, open_tokens
-from hitvideo.data.loader import TokenSource, split
-from hitvideo.data.token_shards import TokenDataset
-from hitvideo.llm.init import initialize
-from hitvideo.llm.layers import DenseLayers, Layers
-from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.transformer import Block
-from hitvideo.parallel.engine import DTYPES, Engine
-from hitvideo.parallel.restore import Reader
-from hitvideo.parallel.topology import Topology
-from hitvideo.planning.flops import make_layout, mfu, training_flops_per_row
-from hitvideo.runs.directory import RunDirectory, command_line, guarded
-from hitvideo.runs.tracking import Tracker
-from hitvideo.sequence.text import TextTokenizer
+from hitvideo.data.blend import open_tokens
+from hitvideo.runs.program import command_line, guarded
 from hitvideo.settings.programs import PretrainRun, load_as
-from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
-
-log = logging.getLogger(__name__)
+from pretrain.language_model import _check_tokenizer, make_job
+from pretrain.loop import opened, train
 
 
 def main(arguments: list[str]) -> int:
@@ -44,101 +22,6 @@ def main(arguments: list[str]) -> int:
     _check_tokenizer(settings, dataset)
     with opened(settings) as (topology, directory, tracker):
         return train(make_job(settings, dataset, topology, directory, tracker))
-
-
-def make_job(
-    settings: PretrainRun, dataset: TokenDataset | Blend, topology: Topology, directory: RunDirectory, tracker: Tracker
-) -> Job:
-    """Model, engine and data of a run, ready for the loop."""
-    layout = make_layout(settings)
-    text = text_tokenizer(settings, dataset, directory)
-    source = TokenSource(dataset, layout, text, settings.run.seed, settings.data.caption_dropout)
-    whole = TokenSource(dataset, layout, text, settings.run.seed, caption_dropout=0.0)
-    training, held_out = split(len(dataset), settings.data.validation_samples)
-    batches = batches_of(settings, topology, settings.data.block, settings.data.workers)
-    model = make_model(settings, topology)
-    cost = Cost(layout.length, training_flops_per_row(model))
-    engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
-    weights = settings.train.text_loss_weight, settings.train.level_balance
-
-    def set_lr(step: int) -> float:
-        lr = learning_rate(settings.train, step)
-        engine.set_lr(lr)
-        return lr
-
-    validating = settings.train.validation_batches > 0 and len(held_out) > 0
-    return Job(
-        engine=engine,
-        directory=directory,
-        tracker=tracker,
-        train=settings.train,
-        checkpoint=settings.checkpoint,
-        fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.video, settings.text, dataset.digest),
-        batches=batches(source, training),
-        set_lr=set_lr,
-        losses=lambda rows, _step: engine(rows, *weights),
-        validation=batches(whole, held_out) if validating else None,
-        validate=lambda rows: engine(rows, *weights),
-        export=lambda checkpoint: export(checkpoint, directory, settings),
-        cost=lambda _step: cost,
-        utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
-        key=lambda index: dataset[index].key,
-        faults=settings.faults,
-    )
-
-
-def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
-    """The model, or this tensor-parallel rank's share of it, with its initial weights."""
-    parallel = settings.parallel
-    layers: Layers = DenseLayers()
-    trunk_layers: Layers | None = None
-    if topology.tensor * topology.context > 1:
-        from hitvideo.parallel.layers import MegatronLayers
-
-        layers = MegatronLayers(topology.tensor, torch.float32)
-        if parallel.sequence or parallel.context > 1:
-            trunk_layers = MegatronLayers(topology.tensor, torch.float32, parallel.sequence, parallel.context > 1)
-    model = LanguageModel(settings.llm, make_layout(settings), layers, trunk_layers, parallel.activation_checkpointing)
-    initialize(
-        model, settings.llm.width, settings.llm.layers, settings.run.seed, topology.tensor_rank, topology.tensor
-    )
-    return model
-
-
-def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunDirectory) -> TextTokenizer:
-    """The run's own copy of its text tokenizer; without a given one it is trained on the dataset's captions."""
-    own = directory.path / "text_tokenizer.model"
-    if directory.writer and not own.is_file():
-        if settings.text.model:
-            text = TextTokenizer.load(settings.text.model)
-        else:
-            text = TextTokenizer.train(dataset.captions(), settings.text.vocab_size)
-            log.warning("text.model is not set: trained a text tokenizer of %d pieces on the captions", text.size)
-        text.save(own)
-    dist.barrier()
-    return TextTokenizer.load(own)
-
-
-def export(checkpoint: Path, directory: RunDirectory, settings: PretrainRun) -> None:
-    """`weights/`: everything that generation needs, merged on one CPU."""
-    directory.weights.mkdir(exist_ok=True)
-    weights = dict(Reader(checkpoint).weights(DTYPES[settings.train.dtype]))
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory.weights / "model.safetensors")
-
-
-def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) -> None:
-    """Refuse token shards of another video tokenizer than the one the run names."""
-    named = settings.video_tokenizer.weights
-    if named is None:
-        return
-    from hitvideo.tokenizer.video_tokenizer import fingerprint
-
-    found = dataset.manifest["video_tokenizer"]["fingerprint"]
-    if fingerprint(Path(named)) != found:
-        raise ConfigError(
-            f"video_tokenizer.weights {named} has fingerprint {fingerprint(Path(named))}, the shards of "
-            f"{dataset.path} were made with {found}; name that tokenizer, or tokenize again with this one"
-        )
 
 
 if __name__ == "__main__":

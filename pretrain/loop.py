@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hitvideo.cluster.attempt import EXIT_DONE, EXIT_STOPPED
+from hitvideo.checkpoints import reader
 from hitvideo.data.loader import Batches
 from hitvideo.parallel import restore
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.meeting import meet
 from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import Topology, start
-from hitvideo.runs.directory import RunDirectory, Stop
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.heartbeat import Heartbeat
+from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
 from hitvideo.settings.run import CheckpointSection, FaultsSection
@@ -154,7 +155,7 @@ def train(job: Job) -> int:
                 log.warning("stopped after step %d on request; the same command goes on from there", step)
                 return EXIT_STOPPED
     if directory.writer:
-        job.export(restore.complete(directory.checkpoints)[-1])
+        job.export(reader.complete(directory.checkpoints)[-1])
     job.tracker.finish("FINISHED")
     directory.mark_done(step)
     return EXIT_DONE
@@ -165,7 +166,7 @@ def resume(job: Job, guard: Guard) -> int:
     found, step = restore.newest(job.directory.checkpoints, job.engine), 0
     if found:
         step = restore.load(found, job.engine, job.fingerprint)
-        memory = restore.Reader(found).state
+        memory = reader.Reader(found).state
         job.load_state(memory.get("job", {}))
         guard.load_state(memory.get("guard", {}))
     job.directory.forget_metrics_after(step)
@@ -180,8 +181,8 @@ def roll_back(job: Job, guard: Guard, saver: Saver, step: int) -> int:
     found = restore.newest(job.directory.checkpoints, job.engine)
     if found is None:
         raise Diverged(f"{job.faults.patience} bad steps in a row up to step {step}, with no checkpoint yet to go back to")
-    guard.roll_back(step, restore.step_of(found))
-    job.load_state(restore.Reader(found).state.get("job", {}))
+    guard.roll_back(step, reader.step_of(found))
+    job.load_state(reader.Reader(found).state.get("job", {}))
     step = restore.load(found, job.engine, job.fingerprint)
     job.directory.forget_metrics_after(step)
     return step

@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 
 from hitvideo import config
+from hitvideo.checkpoints.reader import Reader
 from hitvideo.config import needed
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import split
 from hitvideo.data.video_shards import list_shards
 from hitvideo.hierarchy import Clip
 from hitvideo.parallel.engine import Engine
-from hitvideo.parallel.restore import Reader
 from hitvideo.parallel.topology import Topology
-from hitvideo.planning.flops import mfu
-from hitvideo.planning.video_tokenizer import training_flops_per_clip
-from hitvideo.runs.directory import RunDirectory, command_line, guarded
+from hitvideo.planning.flops import mfu, training_flops_per_clip
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.program import command_line, guarded
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.losses import sample_prefix

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hitvideo.metrics.code_use import code_use
 from hitvideo.metrics.distances import psnr
 from hitvideo.metrics.lpips import LPIPS, load_lpips
 from hitvideo.settings.programs import VideoTokenizerRun
 from hitvideo.tokenizer.discriminator import Discriminator, LeCam, judge
-from hitvideo.tokenizer.losses import code_losses, code_use, distances
+from hitvideo.tokenizer.losses import code_losses, distances
 from hitvideo.tokenizer.phases import Place
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 

@@ -14,7 +14,7 @@ from hitvideo.data.manifest import write_manifest
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
-from hitvideo.settings.training import LossSection
+from hitvideo.settings.video_tokenizer import LossSection
 from hitvideo.tokenizer.losses import code_losses, distances
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from hitvideo.cluster import attempt
-from hitvideo.cluster.attempt import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, TakenOverError, refuse_if_taken_over
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
+from hitvideo.runs import ownership
 from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
 from hitvideo.settings.programs import PretrainRun, load_as
 from tests.samples import ROOT
 
@@ -25,7 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def become(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(attempt.ENVIRONMENT, name)
+    monkeypatch.setenv(ownership.ENVIRONMENT, name)
     monkeypatch.setenv("SLURM_RESTART_COUNT", name.partition(".")[2])
 
 
@@ -80,7 +82,7 @@ def fault(run: Path, monkeypatch: pytest.MonkeyPatch, rank: int, error: Exceptio
     try:
         raise error
     except Exception as raised:
-        attempt.write_fault(raised)
+        ownership.write_fault(raised)
 
 
 def test_the_earliest_fault_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +115,7 @@ def test_the_next_attempt_takes_the_run_over(run: Path, tmp_path: Path, monkeypa
     become(monkeypatch, "7.0")
     with pytest.raises(TakenOverError, match=r"belongs to attempt 7\.1 now; this process is of attempt 7\.0"):
         refuse_if_taken_over(run)
-    monkeypatch.delenv(attempt.ENVIRONMENT)
+    monkeypatch.delenv(ownership.ENVIRONMENT)
     refuse_if_taken_over(run)
 
 
@@ -126,7 +128,7 @@ def test_a_stop_asked_for_while_the_ranks_start_is_kept(run: Path, tmp_path: Pat
     attempt.begin([TINY, f"run.root={tmp_path}", "run.name=x"])
     assert not (run / "STOP").exists()
     (run / "STOP").touch()
-    monkeypatch.delenv(attempt.ENVIRONMENT)
+    monkeypatch.delenv(ownership.ENVIRONMENT)
     RunDirectory(settings, writer=True)
     assert not (run / "STOP").exists(), "outside Slurm the start itself removes it"
 

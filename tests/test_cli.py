@@ -16,7 +16,7 @@ from hitvideo.data.token_format import shard_paths
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun
-from hitvideo.video.decode import encode_mp4
+from hitvideo.video.encode import encode_mp4
 from tests.conftest import ROOT
 from tests.samples import make_token_shards
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from hitvideo import config
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
+from hitvideo.errors import ConfigError
 from hitvideo.settings import programs
 from tests.conftest import ROOT
 

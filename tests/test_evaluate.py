@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
-from hitvideo.evaluation.reconstruction import CodeCounts, Judges, reconstruction, reconstruction_table, show_reconstructions
+from hitvideo.errors import ConfigError
+from hitvideo.evaluation.reconstruction import Judges, reconstruction, reconstruction_table, show_reconstructions
 from hitvideo.hierarchy import Hierarchy
+from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr
 from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import load_lpips
-from hitvideo.settings.training import LimitsSection, VideoTokenizerSection
+from hitvideo.settings.data import LimitsSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.video.decode import encode_mp4
+from hitvideo.video.encode import encode_mp4
 from tests.samples import tiny_hierarchy, write_lpips_weights
 
 

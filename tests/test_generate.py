@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.generation.engine import generate_codes
 from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import Hierarchy, Level
@@ -15,7 +15,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.sequence.vocab import Vocab
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 from tests.samples import tiny_hierarchy
 
 PROMPTS = ["a red circle", "a blue square", "a green thing"]

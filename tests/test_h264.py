@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hitvideo.video.decode import Frames
 from hitvideo.video.h264 import h264_at
+from hitvideo.video.pixels import Frames
 
 
 @pytest.fixture(scope="module")

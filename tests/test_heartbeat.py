@@ -17,7 +17,8 @@ import torch
 
 import pretrain.__main__ as program
 from hitvideo.runs.directory import read_metrics
-from hitvideo.runs.heartbeat import EXIT_HANG, Heartbeat
+from hitvideo.runs.heartbeat import Heartbeat
+from hitvideo.runs.program import EXIT_HANG
 from hitvideo.settings.run import FaultsSection
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from hitvideo import config
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip, Grid, Hierarchy, Level
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.metrics.i3d import I3D, _same, load_i3d
 
 

@@ -6,24 +6,23 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Clip
+from hitvideo.moving_shapes.probe import CHANCE, accuracy, read
 from hitvideo.moving_shapes.scenes import (
     BACKGROUNDS,
-    CHANCE,
     COLOURS,
     MOTIONS,
     SHAPES,
     Scene,
     Thing,
-    accuracy,
     caption,
     parse,
-    read,
     render,
     sample_scene,
     scenes,
 )
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import decode_clip, encode_mp4
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.decode import decode_clip
+from hitvideo.video.encode import encode_mp4
 
 SMALL = Clip(frames=8, height=32, width=32, fps=8)
 MIDDLE = Clip(frames=16, height=64, width=64, fps=8)

@@ -11,13 +11,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import pretrain.__main__ as program
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import start
-from hitvideo.planning.flops import make_layout, meta_model, training_flops_per_row
-from hitvideo.planning.language_model import activation_bytes, plan
+from hitvideo.planning.activations import activation_bytes
+from hitvideo.planning.flops import meta_model, training_flops_per_row
+from hitvideo.planning.language_model import plan
+from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_as
 from tests.conftest import ROOT
 from tests.worlds import run_ranks

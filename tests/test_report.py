@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.reports.page import write
 from hitvideo.runs.gallery import groups, save_figures, save_videos
 

@@ -16,8 +16,10 @@ import pytest
 from mlflow import MlflowClient
 
 from hitvideo import config
-from hitvideo.config import ConfigError
-from hitvideo.runs.directory import RunDirectory, Stop, read_metrics, write_text
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_file
+from hitvideo.runs.directory import RunDirectory, read_metrics
+from hitvideo.runs.program import Stop
 from hitvideo.runs.tracking import Tracker, tracking_uri
 from hitvideo.settings.programs import PretrainRun, load_as
 from hitvideo.settings.run import TrackingSection
@@ -129,7 +131,7 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     thread = threading.Thread(target=look)
     thread.start()
     for number in range(50):
-        write_text(path, str(number % 10) * 100_000)
+        replace_file(path, str(number % 10) * 100_000)
     done.set()
     thread.join()
     assert {len(text) for text in seen} <= {3, 100_000}
@@ -189,7 +191,7 @@ def test_the_next_start_forgets_the_stop_file(tmp_path: Path) -> None:
     ],
 )
 def test_exit_codes(body: str, code: int, message: str) -> None:
-    imports = "from hitvideo.runs.directory import guarded\nfrom hitvideo.config import ConfigError\n"
+    imports = "from hitvideo.runs.program import guarded\nfrom hitvideo.errors import ConfigError\n"
     source = f"{imports}def main(words):\n  {body}\nguarded(main)"
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, message)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hitvideo.cluster.script import cluster_words, script, submit
-from hitvideo.config import ConfigError
-from hitvideo.settings.run import slurm_seconds
+from hitvideo.errors import ConfigError
+from hitvideo.settings.cluster import slurm_seconds
 from tests.samples import ROOT
 
 SEVEN = ROOT / "yaml_configs/pretrain/7b.yaml"

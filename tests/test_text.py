@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.sequence.text import SMALLEST_VOCABULARY, TextTokenizer
 from hitvideo.sequence.vocab import BOS, EOS, EOV, PAD, UNK
 

@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.planning.flops import make_layout, meta_model, mfu, training_flops_per_row
+from hitvideo.planning.flops import meta_model, mfu, training_flops_per_row
+from hitvideo.sequence.layout import make_layout
+from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, load_as
-from hitvideo.settings.run import ClusterSection
 from tests.conftest import ROOT
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import VideoError, contact_sheet, decode_clip, encode_mp4, probe, to_uint8, to_unit, write_mp4
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.decode import VideoError, decode_clip, probe
+from hitvideo.video.encode import contact_sheet, encode_mp4, write_mp4
+from hitvideo.video.pixels import to_uint8, to_unit
 
 ODD = Path(__file__).parents[2] / "shared" / "clips" / "odd"
 LIMITS = LimitsSection()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
+from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import decode_clip
 from tests.samples import ROOT
 

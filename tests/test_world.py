@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hitvideo.parallel import rendezvous
 from hitvideo.parallel.rendezvous import rank_environment
 
 STEP = {

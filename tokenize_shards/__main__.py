@@ -21,22 +21,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hitvideo.cluster.attempt import EXIT_DONE, EXIT_STOPPED
-from hitvideo.config import ConfigError, needed
+from hitvideo.config import needed
 from hitvideo.data.remote import Shard, byte_size
-from hitvideo.data.token_format import locked
+from hitvideo.data.token_format import read_receipt
 from hitvideo.data.video_shards import list_shards
-from hitvideo.runs.directory import Stop, command_line, guarded
+from hitvideo.errors import ConfigError
+from hitvideo.files import locked
+from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop, command_line, guarded
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import TokenizeRun, load_as
 from hitvideo.settings.tokenize_shards import TaskSection
+from tokenize_shards.contract import settle_contract
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
-from tokenize_shards.finish import finish, read_receipt, settle_contract
-from tokenize_shards.job import Pipeline, Stages
+from tokenize_shards.finish import finish
+from tokenize_shards.job import Pipeline
 from tokenize_shards.leases import Leases, claims, plan
+from tokenize_shards.meter import Meter
 
-_LOG_SECONDS = 10.0
 _TRACKING_SECONDS = 20.0
 
 
@@ -139,44 +141,6 @@ def tracked(settings: TokenizeRun) -> Tracker:
         while settings.tracking.enabled and not (run / "mlflow_run_id").is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
     return tracker
-
-
-class Meter:
-    """Rates and shares of time, from the pipeline's stages."""
-
-    def __init__(self, stages: Stages, pool: DecodingPool, name: str) -> None:
-        self.stages, self.pool, self.name = stages, pool, name
-        self.start = self._logged = time.monotonic()
-
-    @property
-    def frames_per_s(self) -> float:
-        return self.stages.frames / max(time.monotonic() - self.start, 1e-9)
-
-    def words(self) -> str:
-        return f"{self.frames_per_s:.0f} frames/s, {self.stages.rejects} rejected"
-
-    def row(self) -> dict[str, float]:
-        """For MLflow, under the task's name."""
-        stages = self.stages
-        row = {"frames_per_s": self.frames_per_s, "clips": stages.clips, "rejected": stages.rejects}
-        row |= {"decode_s": self.pool.seconds, "wait_s": stages.wait, "encode_s": stages.encode, "commit_s": stages.commit}
-        return {f"{self.name}/{key}": value for key, value in row.items()}
-
-    def row_if_due(self) -> dict[str, float] | None:
-        now = time.monotonic()
-        if now - self._logged < _LOG_SECONDS:
-            return None
-        self._logged = now
-        return self.row()
-
-    def summary(self) -> str:
-        stages, elapsed = self.stages, time.monotonic() - self.start
-        binds = "decoding" if stages.wait > stages.encode else "encoding"
-        return (
-            f"{stages.clips} clips, {stages.rejects} rejected, {elapsed:.1f} s, {self.frames_per_s:.0f} frames/s; seconds: "
-            f"decode {self.pool.seconds:.1f} over {self.pool.workers or 1} worker(s), waiting for it {stages.wait:.1f}, "
-            f"encode {stages.encode:.1f}, commit {stages.commit:.1f}: {binds} binds"
-        )
 
 
 def _interval() -> float:

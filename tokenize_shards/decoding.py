@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from hitvideo.data import ShardError
 from hitvideo.data.remote import Shard
 from hitvideo.data.video_shards import VideoMember
-from hitvideo.errors import VideoError
+from hitvideo.errors import ShardError, VideoError
 from tokenize_shards.recipe import Decoded, Recipe, decode_member
 from tokenize_shards.worker import receive, send
 

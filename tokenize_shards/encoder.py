@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from hitvideo import config
-from hitvideo.config import ConfigError, needed
+from hitvideo.config import needed
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
-from hitvideo.video.decode import Fit, Frames
+from hitvideo.video.decode import Fit
+from hitvideo.video.pixels import Frames
 from tokenize_shards.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -20,15 +20,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hitvideo.data import ShardError
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import TokenSample, commit
 from hitvideo.data.video_shards import ShardListing, VideoMember, scan
-from hitvideo.errors import VideoError
-from hitvideo.video.decode import Frames
+from hitvideo.errors import ShardError, VideoError
+from hitvideo.files import process_name
+from hitvideo.video.pixels import Frames
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
-from tokenize_shards.leases import owner
 from tokenize_shards.recipe import Decoded
 
 log = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ class Pipeline:
     def _commit(self, work: ShardWork) -> Shard:
         start = time.perf_counter()
         receipt = receipt_of(work, self.encoder.contract)
-        commit(self.out, work.shard.stem, work.samples, receipt, owner(), self.replace)
+        commit(self.out, work.shard.stem, work.samples, receipt, process_name(), self.replace)
         self.stages.commit += time.perf_counter() - start
         return work.shard
 

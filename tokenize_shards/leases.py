@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,9 @@ from types import TracebackType
 
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import shard_paths
+from hitvideo.files import process_name
 
 _WATCH = "watch"  # the lease of the one task that waits for the others' last shards
-
-
-def owner() -> str:
-    """Names this process among all tasks."""
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def plan(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> list[list[Shard]]:
@@ -46,7 +41,7 @@ class Leases:
         self.folder = out / ".leases"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds = seconds
-        self._clock = self.folder / f"clock.{owner()}"  # the file system's own time: machines' clocks differ
+        self._clock = self.folder / f"clock.{process_name()}"  # the file system's own time: machines' clocks differ
         self._held: set[Path] = set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)

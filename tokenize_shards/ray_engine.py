@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hitvideo.config import ConfigError
 from hitvideo.data.remote import Shard
+from hitvideo.errors import ConfigError
 from hitvideo.settings.programs import TokenizeRun
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder

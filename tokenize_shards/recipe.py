@@ -10,8 +10,9 @@ from hitvideo.data.remote import Shard
 from hitvideo.data.video_shards import VideoMember, VideoSample, read
 from hitvideo.errors import VideoError
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import Fit, Frames, decode_clips, upright_aspect
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.decode import Fit, decode_clips, upright_aspect
+from hitvideo.video.pixels import Frames
 
 # With its extension a key has to fit the 100 bytes of a plain tar header.
 LONGEST_KEY = 80

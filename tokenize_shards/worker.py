@@ -21,8 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from hitvideo.data import ShardError
-from hitvideo.errors import VideoError
+from hitvideo.errors import ShardError, VideoError
 from tokenize_shards.recipe import decode_member
 
 LENGTH = struct.Struct("<Q")

@@ -11,7 +11,6 @@ the position of the next slot; theirs turn by one position.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from hitvideo.config import ConfigError
-from hitvideo.parallel.restore import Reader, complete, damage
-from hitvideo.runs.directory import write_text
+from hitvideo.checkpoints.reader import Reader, complete, damage
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_json, replacing
+from hitvideo.settings.language_model import LLMSection
 from hitvideo.settings.programs import PretrainRun, load
-from hitvideo.settings.training import LLMSection
 
 Names = Literal["ours", "llama"]
 _LLAMA = (
@@ -52,8 +51,9 @@ def export(run: Path, out: Path, names: Names = "ours", dtype: torch.dtype = tor
     if names == "llama":
         assert isinstance(settings, PretrainRun)
         weights = dict(llama_named(weights))
-        write_text(out.with_name("config.json"), json.dumps(llama_config(settings.llm, weights, dtype), indent=1))
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out, metadata={"format": "pt"})
+        replace_json(out.with_name("config.json"), llama_config(settings.llm, weights, dtype), indent=1)
+    with replacing(out) as file:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file, metadata={"format": "pt"})
     return checkpoint
 
 

@@ -1,8 +1,9 @@
 """One attempt of a Slurm job at a run: whose the run directory is, which nodes are unfit, what went wrong, and what next.
 
-    python -m hitvideo.cluster.attempt begin RUN.yaml key=value …     prints the run directory; from now on it is this attempt's
-    python -m hitvideo.cluster.attempt unfit FOLDER HOST …            prints the hosts whose pre-flight failed, or never reported
-    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED   says what happened; exit code 0 done, 75 requeue, else give up
+    python -m hitvideo.cluster.attempt begin RUN.yaml key=value …       takes the run over and prints its directory
+    python -m hitvideo.cluster.attempt unfit FOLDER HOST …              prints the hosts whose pre-flight failed or is missing
+    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED     says what happened; exits with 0: done, 75: requeue,
+                                                                        else: give up
 
 `slurm/launch.sh` calls these three from the batch script; they are light, so a wrong config fails in seconds.
 
@@ -15,42 +16,24 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
-import time
-import traceback
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_file
+from hitvideo.runs.ownership import ENVIRONMENT
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
 from hitvideo.settings import programs
+from hitvideo.settings.programs import check_layout
 
-ENVIRONMENT = "HITVIDEO_ATTEMPT"
-"""Names the attempt in the ranks' environment; unset outside Slurm, where nobody disputes a run."""
-EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75
-"""Of every program here; stopped means resumable, and tells a job to requeue."""
 MOST_RESTARTS = 20
 MOST_IDLE_FAULTS, MOST_IDLE_STOPS = 2, 3
 """Attempts in a row that end without a new checkpoint. A job may be preempted twice before its first step, but a time limit
 shorter than the lead of its signal would have it requeued for ever."""
 _TOLD_OF_A_TRACEBACK = 12
-
-
-class TakenOverError(RuntimeError):
-    """Another attempt at the run has begun: nothing of this one's may be written any more."""
-
-
-def refuse_if_taken_over(run: Path) -> None:
-    """Raise TakenOverError where the run belongs to another attempt than this process's; outside Slurm nobody disputes it.
-
-    A node that was cut off goes on computing while Slurm starts the job again elsewhere; it must not touch the run.
-    """
-    mine, owner = os.environ.get(ENVIRONMENT), run / "OWNER"
-    found = owner.read_text().strip() if mine and owner.is_file() else mine
-    if found != mine:
-        raise TakenOverError(f"{run} belongs to attempt {found} now; this process is of attempt {mine} and stops")
 
 
 def begin(words: Sequence[str]) -> Path:
@@ -60,23 +43,9 @@ def begin(words: Sequence[str]) -> Path:
         check_layout(settings)
     run = settings.run.directory
     (run / "attempts" / _me()).mkdir(parents=True, exist_ok=True)
-    temporary = run / f".OWNER.{_me()}"
-    temporary.write_text(_me() + "\n")
-    os.replace(temporary, run / "OWNER")
+    replace_file(run / "OWNER", _me() + "\n")
     (run / "STOP").unlink(missing_ok=True)
     return run
-
-
-def check_layout(settings: programs.VideoTokenizerRun | programs.PretrainRun) -> None:
-    """Raise ConfigError where the run does not divide over the cluster's devices."""
-    cluster, parallel = settings.cluster, settings.parallel
-    world, each = cluster.nodes * cluster.devices_per_node, parallel.tensor * parallel.context
-    if world % each:
-        raise ConfigError(
-            f"{cluster.nodes} nodes × {cluster.devices_per_node} devices = {world} ranks are no multiple of "
-            f"parallel.tensor {parallel.tensor} × parallel.context {parallel.context}; change one of the four"
-        )
-    settings.train.accumulation(world // each)
 
 
 def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
@@ -92,24 +61,6 @@ def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
         if group is not usual:
             bad |= {host: f"has other packages than the {len(usual)} others: {versions}" for host in group if host not in bad}
     return bad
-
-
-def write_fault(error: BaseException) -> None:
-    """Leave this rank's traceback where `end` looks for it; without an attempt there is no such place."""
-    folder = os.environ.get("HITVIDEO_FAULTS")
-    if not folder:
-        return
-    rank = int(os.environ.get("RANK", "0"))
-    fault = {
-        "time": time.time(),
-        "rank": rank,
-        "host": socket.gethostname(),
-        "refused": isinstance(error, ConfigError),
-        "what": f"{type(error).__name__}: {error}",
-        "traceback": traceback.format_exception(error),
-    }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"fault-{rank:05d}.json").write_text(json.dumps(fault))
 
 
 def first_fault(folder: Path) -> dict[str, Any] | None:

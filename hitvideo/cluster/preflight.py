@@ -9,73 +9,18 @@ nothing to say which node it was.
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "safetensors", "av", "flash-attn")
+from hitvideo.cluster.checks import check_decoder, check_devices, check_folder, versions
+from hitvideo.files import replace_json
+
 _MIB = 1 << 20
 _SHARED_MEMORY = Path("/dev/shm")
-
-
-def check_folder(folder: Path, size: int) -> None:
-    """Write, sync and read back `size` bytes."""
-    path = folder / f".preflight-{socket.gethostname()}-{os.getpid()}"
-    content = os.urandom(4096) * (size // 4096)
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.read_bytes() != content:
-            raise OSError(f"{folder}: what was written reads back otherwise")
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def check_devices(wanted: int) -> None:
-    """Every GPU multiplies two matrices right; on a machine without GPUs the CPU does."""
-    import torch
-
-    found = torch.cuda.device_count()
-    if found and found < wanted:
-        raise RuntimeError(f"{found} of {wanted} GPUs are visible")
-    devices = [torch.device("cuda", number) for number in range(wanted)] if found else [torch.device("cpu")]
-    for device in devices:
-        ones = torch.ones(512, 512, device=device)
-        if not torch.equal(ones @ ones, torch.full_like(ones, 512)):
-            raise RuntimeError(f"{device} multiplies wrong")
-
-
-def check_decoder() -> None:
-    """A clip through the encoder and the decoder."""
-    import numpy as np
-
-    from hitvideo.hierarchy import Clip
-    from hitvideo.settings.training import LimitsSection
-    from hitvideo.video.decode import decode_clip, encode_mp4
-
-    clip = Clip(frames=4, height=32, width=32, fps=8)
-    grey = np.full((4, 32, 32, 3), 128, np.uint8)
-    if abs(float(decode_clip(encode_mp4(grey, 8), clip, LimitsSection()).mean()) - 128) > 4:
-        raise RuntimeError("a grey clip does not decode grey")
-
-
-def versions() -> dict[str, str]:
-    """What must be equal on all nodes."""
-    found = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 def main(folder: Path, devices: int) -> int:
@@ -96,9 +41,7 @@ def main(folder: Path, devices: int) -> int:
             faults.append(f"{name}: {type(error).__name__}: {error}")
     report = {"faults": faults, "versions": versions(), "seconds": round(time.monotonic() - started, 2)}
     host = socket.gethostname().split(".")[0]
-    temporary = folder / f".{host}.json"
-    temporary.write_text(json.dumps(report))
-    os.replace(temporary, folder / f"{host}.json")
+    replace_json(folder / f"{host}.json", report)
     return 0
 
 

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hitvideo import config
-from hitvideo.cluster.attempt import check_layout
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.settings import programs
-from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
+from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun, check_layout
 
 LAUNCHER = Path("slurm/launch.sh")
 

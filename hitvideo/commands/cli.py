@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hitvideo.cluster.attempt import EXIT_USER
-from hitvideo.commands.generation import generation as do
+from hitvideo.commands import datasets, evaluation, generation, looking, planning
+from hitvideo.runs.program import EXIT_USER
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,52 +49,52 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    p = _add(commands, "config", do.show_config, "print the resolved YAML of a run and what follows from it")
+    p = _add(commands, "config", planning.show_config, "print the resolved YAML of a run and what follows from it")
     p.add_argument("run", help="RUN.yaml")
     p.add_argument("override", nargs="*", help="section.key=value")
 
-    p = _add(commands, "plan", do.show_plan, "parameters, memory, time and cost of a training run, before it is started")
+    p = _add(commands, "plan", planning.show_plan, "parameters, memory, time and cost of a training run, before it is started")
     p.add_argument("run", help="RUN.yaml of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--json", action="store_true")
 
-    p = _add(commands, "slurm", do.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
+    p = _add(commands, "slurm", planning.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
     p.add_argument("run", type=Path, help="RUN.yaml of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--nodes", type=int, required=True, help="nodes that train; spare ones come on top")
     p.add_argument("--cluster", type=Path, help="YAML with a `cluster:` section of your site")
     p.add_argument("--submit", action="store_true", help="hand it to sbatch instead of printing it")
 
-    p = _add(commands, "export", do.export, "merge a run's newest checkpoint into one safetensors file, on a CPU")
+    p = _add(commands, "export", looking.export, "merge a run's newest checkpoint into one safetensors file, on a CPU")
     p.add_argument("run", type=Path, help="run directory")
     p.add_argument("out", type=Path, help="FILE.safetensors")
     p.add_argument("--names", choices=["ours", "llama"], default="ours", help="llama: the trunk as Hugging Face names it")
     p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
 
-    p = _add(commands, "inspect", do.inspect, "figures of a hierarchy YAML, a manifest.json, a token shard or a video shard")
+    p = _add(commands, "inspect", looking.inspect, "figures of a hierarchy YAML, a manifest.json or a shard")
     p.add_argument("file", type=Path)
     p.add_argument("--json", action="store_true")
     p.add_argument("--decode", metavar="KEY", help="of a token shard: draw this sample, level by level, as a contact sheet")
     p.add_argument("--out", type=Path, help="FILE.png of --decode; default: KEY.png")
     p.add_argument("--weights", type=Path, help="the video tokenizer's, if they have moved since tokenizing")
 
-    p = _add(commands, "doctor", do.doctor, "versions, devices and which fast paths are live, with the reason where one is not")
+    p = _add(commands, "doctor", looking.doctor, "versions, devices, and which fast paths are live or why not")
     p.add_argument("--json", action="store_true")
 
-    p = _add(commands, "generate", do.generate, "draw videos for prompts from a trained run")
+    p = _add(commands, "generate", generation.generate, "draw videos for prompts from a trained run")
     _add_run(p)
     p.add_argument("--prompt", required=True, action="append", help="give it several times for several videos")
     p.add_argument("--levels", type=int, help="draw only the first K levels; 1 is the storyboard")
     _add_sampling(p)
     p.add_argument("--out", type=Path, help="FILE.mp4; default: the run's samples directory")
 
-    p = _add(commands, "reconstruct", do.reconstruct, "encode and decode one video, by prefix of levels, as a contact sheet")
+    p = _add(commands, "reconstruct", generation.reconstruct, "draw one video decoded from its first 1, 2, … levels")
     p.add_argument("video", type=Path)
     p.add_argument("--weights", type=Path, required=True, help="weights directory of a video tokenizer's run")
     p.add_argument("--out", type=Path, required=True, help="FILE.png: the original, then 1, 2, … levels")
 
     kinds = _group(commands, "evaluate", "measure a trained tokenizer or language model")
-    p = _add(kinds, "reconstruction", do.evaluate_reconstruction, "PSNR, SSIM, codes in use by prefix of levels; H.264 beside")
+    p = _add(kinds, "reconstruction", evaluation.evaluate_reconstruction, "quality and codes in use, by prefix of levels")
     p.add_argument("--run", type=Path, required=True, help="run directory of a video tokenizer")
     clips = p.add_mutually_exclusive_group(required=True)
     clips.add_argument("--video-shards", help="folder or glob of video shards")
@@ -103,31 +103,31 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fvd-weights", type=Path, help="I3D's rgb_imagenet.pt or i3d_pretrained_400.pt; adds rFVD")
     p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
     p.add_argument("--json", action="store_true")
-    p = _add(kinds, "captions", do.evaluate_captions, "does the video show its caption? (moving shapes only)")
+    p = _add(kinds, "captions", evaluation.evaluate_captions, "does the video show its caption? (moving shapes only)")
     _add_run(p)
     p.add_argument("--num", type=int, default=64, help="videos to generate")
     _add_sampling(p)
 
-    p = _add(commands, "report", do.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
+    p = _add(commands, "report", looking.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
     p.add_argument("run", type=Path, nargs="+", help="run directories")
 
     data = _group(commands, "data", "make and check datasets")
-    p = _add(data, "pack", do.data_pack, "pack a folder of videos, or a TSV with columns file and caption, into video shards")
+    p = _add(data, "pack", datasets.pack, "pack a folder of videos, or a TSV with columns file and caption, into video shards")
     p.add_argument("src", type=Path)
     p.add_argument("out", type=Path)
     p.add_argument("--per-shard", type=int, default=64)
-    p = _add(data, "moving-shapes", do.data_moving_shapes, "write a captioned synthetic set as real encoded video")
+    p = _add(data, "moving-shapes", datasets.moving_shapes, "write a captioned synthetic set as real encoded video")
     p.add_argument("out", type=Path)
     p.add_argument("--num", type=int, required=True)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--objects", choices=["1", "2", "mixed"], default="mixed")
     p.add_argument("--hierarchy", type=Path, help="YAML whose `video:` gives length, size and rate; default 8 frames of 32×32")
     p.add_argument("--per-shard", type=int, default=256)
-    p = _add(data, "text-tokenizer", do.data_text_tokenizer, "train a sentencepiece model on a manifest's captions")
+    p = _add(data, "text-tokenizer", datasets.text_tokenizer, "train a sentencepiece model on a manifest's captions")
     p.add_argument("manifest", type=Path)
     p.add_argument("out", type=Path, help="FILE.model")
     p.add_argument("--vocab-size", type=int, default=32000)
-    p = _add(data, "verify", do.data_verify, "check every receipt, checksum and sample of a manifest")
+    p = _add(data, "verify", datasets.verify, "check every receipt, checksum and sample of a manifest")
     p.add_argument("manifest", type=Path)
     return top
 

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hitvideo import config
-from hitvideo.config import ConfigError, needed
+from hitvideo.config import needed
 from hitvideo.data.order import Order, mix, permute
 from hitvideo.data.token_format import TokenSample
 from hitvideo.data.token_shards import Integers, TokenDataset, TokenRows
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import TokenDataSection
+from hitvideo.settings.data import TokenDataSection
 
 PERIOD = 1024
 _SALT = 0xB1E4D

@@ -13,8 +13,9 @@ from hitvideo.data.order import uniform
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.video_shards import VideoMember, read, scan
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import decode_clip, probe, to_unit
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.decode import decode_clip, probe
+from hitvideo.video.pixels import to_unit
 
 _START_SALT = 0x57A7
 

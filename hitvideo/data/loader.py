@@ -20,20 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
-from hitvideo.data.blend import Blend
-from hitvideo.data.order import Order, uniform
-from hitvideo.data.token_shards import Integers, TokenDataset, choose_caption
-from hitvideo.errors import VideoError
-from hitvideo.sequence.layout import SequenceLayout
-from hitvideo.sequence.text import TextTokenizer
+from hitvideo.data.order import Order
+from hitvideo.data.token_shards import Integers
+from hitvideo.errors import ConfigError, ShardError, VideoError
 
 log = logging.getLogger(__name__)
 _STEPS_AHEAD = 2
 _DAMAGED_IN_A_ROW = 16
-_DROPOUT_SALT = 0x5EED
-_CAPTION_SALT = 0xCA97
 
 Damage = dict[int, ShardError]
 Ordering = Callable[[npt.ArrayLike], Integers]
@@ -57,53 +50,6 @@ class BatchSource(Source, Protocol):
 
     def order(self, samples: range, seed: int, block: int) -> Ordering:
         """position → place in `samples`."""
-
-
-class TokenSource:
-    """Rows of ids from token shards. Captions are tokenized here; a share of them is replaced by the empty one."""
-
-    def __init__(
-        self, dataset: TokenDataset | Blend, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
-    ) -> None:
-        bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
-        found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
-        wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.blocks, strict=True)]
-        if found != wanted:
-            raise ConfigError(
-                f"data.manifest {dataset.path} holds levels of (grid, bits) {found}, the run's hierarchy and video give "
-                f"{wanted}; use the hierarchy the video tokenizer was trained with"
-            )
-        if text.size > layout.vocab.text_size:
-            raise ConfigError(f"text.vocab_size {layout.vocab.text_size} is below the text tokenizer's {text.size} pieces")
-        self.dataset = dataset
-        self.layout = layout
-        self.text = text
-        self.seed = seed
-        self.caption_dropout = caption_dropout
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def order(self, samples: range, seed: int, block: int) -> Ordering:
-        return self.dataset.order(samples, seed, block)
-
-    def tensor(self, index: int, position: int) -> torch.Tensor:  # → (length, width)
-        rows, damaged = self.rows(np.array([index]), np.array([position]))
-        if damaged:
-            raise damaged[0]
-        return rows[0]
-
-    def rows(self, indices: Integers, positions: Integers) -> tuple[torch.Tensor, Damage]:  # → (n, length, width)
-        found = self.dataset.read(indices)
-        places = np.asarray(positions, dtype=np.uint64)
-        dropped = uniform(places, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
-        coins = uniform(places, self.seed ^ _CAPTION_SALT)
-        chosen = [
-            "" if drop else choose_caption(caption, float(coin))
-            for drop, caption, coin in zip(dropped, found.captions, coins, strict=True)
-        ]
-        text_ids = [self.text.encode(caption) for caption in chosen]
-        return torch.from_numpy(self.layout.join_rows(text_ids, found.codes)), found.damaged
 
 
 class Batches:

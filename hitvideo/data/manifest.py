@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hitvideo.data import ShardError
 from hitvideo.data.manifest_pack import write_pack
-from hitvideo.data.token_format import json_bytes, read_index, write_whole
+from hitvideo.data.token_format import read_index
+from hitvideo.errors import ShardError
+from hitvideo.files import json_bytes, replace_file
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
@@ -45,8 +45,8 @@ def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: d
     stems = [receipt["stem"] for receipt in receipts]
     write_pack(pack_path(out / MANIFEST), header, stems, np.array(counts, np.int64).reshape(-1, buckets), indexes)
     rejects = rejects_of(receipts)
-    _replace(out / REJECTS, "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects).encode())
-    _replace(out / MANIFEST, json_bytes({**header, "shards": receipts}))
+    replace_file(out / REJECTS, "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects))
+    replace_file(out / MANIFEST, json_bytes({**header, "shards": receipts}))
     return out / MANIFEST
 
 
@@ -62,9 +62,3 @@ def rejects_of(receipts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def sum_of(counts: dict[str, Any]) -> str:
     """The sum that has to come out even, in words."""
     return f"{counts['samples_in']} in = {counts['samples_out']} out + {counts['rejected']} rejected"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_whole(temporary, content)
-    os.replace(temporary, path)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.token_format import INDEX_DTYPE
+from hitvideo.errors import ConfigError, ShardError
+from hitvideo.files import replacing
 
 MAGIC = b"HVPACK01"
 _PREFIX = struct.Struct("<8sQ")  # magic, bytes of the header
@@ -65,8 +64,7 @@ def write_pack(
     text = json.dumps({"layout": layout, "manifest": header}, sort_keys=True, ensure_ascii=False).encode()
     text += b" " * (-(_PREFIX.size + len(text)) % _ALIGNMENT)
     first = _aligned(_PREFIX.size + len(text) + len(table))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_PREFIX.pack(MAGIC, len(text)) + text + table)
         file.truncate(first + total * INDEX_DTYPE.itemsize)
         before = np.concatenate([[0], np.cumsum(starts[:, -1])[:-1]]).astype(np.uint64)
@@ -77,9 +75,6 @@ def write_pack(
                 file.seek(first + int(places[bucket]) * INDEX_DTYPE.itemsize)
                 file.write(index[done : done + count].tobytes())
                 done += count
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def open_pack(path: Path) -> Pack:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hitvideo.config import ConfigError
 from hitvideo.data.video_shards import VIDEO_EXTENSIONS, Progress, VideoSample, write_shards
-from hitvideo.errors import VideoError
+from hitvideo.errors import ConfigError, VideoError
 from hitvideo.hierarchy import Clip
-from hitvideo.moving_shapes.scenes import scenes
-from hitvideo.video.decode import encode_mp4, probe
+from hitvideo.moving_shapes import scenes
+from hitvideo.video.decode import probe
+from hitvideo.video.encode import encode_mp4
 
 log = logging.getLogger(__name__)
 

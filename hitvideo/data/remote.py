@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import fsspec
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 
 
 @dataclass(frozen=True, order=True)

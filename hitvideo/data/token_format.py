@@ -10,14 +10,11 @@ stand outside the payload because a tar cut between two members loses samples wi
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.data import ShardError
+from hitvideo.errors import ShardError
+from hitvideo.files import json_bytes, locked, sha256, write_synced
 
 # Of one sample: its record's bytes in the tar, and inside the record the codes (`tokens` integers of `width` bytes, at
 # CODES_AT) and the JSON text of its caption or captions. Enough to make a training row without parsing tar, npy or JSON.
@@ -139,11 +137,6 @@ def read_index(out: Path, receipt: dict[str, Any]) -> npt.NDArray[Any]:
     return index
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def shard_paths(out: Path, stem: str) -> tuple[Path, Path, Path]:
     """Tar, index and receipt of a token shard."""
     return out / f"{stem}.tar", out / f"{stem}.index.npy", out / f"{stem}.receipt.json"
@@ -163,9 +156,9 @@ def commit(
     temporary = [out / f".{path.name}.{attempt}" for path in (tar, index_path, receipt_path)]
     try:
         index = write_shard(temporary[0], samples)
-        write_whole(temporary[1], npy_bytes(index))
+        write_synced(temporary[1], npy_bytes(index))
         receipt = {**receipt, "tar_sha256": sha256(temporary[0]), "index_sha256": sha256(temporary[1])}
-        write_whole(temporary[2], json_bytes(receipt))
+        write_synced(temporary[2], json_bytes(receipt))
         with locked(out / ".lock"):
             if replace:
                 receipt_path.unlink(missing_ok=True)
@@ -180,14 +173,6 @@ def commit(
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it falls with the process."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _whole_blocks(size: int) -> int:
     return -(-size // TAR_BLOCK) * TAR_BLOCK
 
@@ -198,13 +183,7 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return out.getvalue()
 
 
-def json_bytes(content: object) -> bytes:
-    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write and wait for the disk; not atomic: the caller renames."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def read_receipt(out: Path, stem: str) -> dict[str, Any] | None:
+    path = shard_paths(out, stem)[2]
+    receipt: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return receipt

@@ -6,7 +6,6 @@ checked against its crc32 when it is read.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import zlib
@@ -20,12 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.manifest import pack_path
 from hitvideo.data.manifest_pack import open_pack
 from hitvideo.data.order import Order
 from hitvideo.data.token_format import CODES_AT, TokenSample, parse_sample, shard_paths
+from hitvideo.errors import ConfigError, ShardError
 from hitvideo.hierarchy import Clip, Grid
 
 Integers = npt.NDArray[np.int64]
@@ -164,18 +162,3 @@ class TokenDataset:
                 os.close(handles.popitem(last=False)[1])
         handles.move_to_end(shard)
         return handles[shard]
-
-
-def choose_caption(text: bytes, coin: float) -> str:
-    """One text out of a sample's JSON caption or [text, weight] pairs, by a number in [0, 1)."""
-    if text[:1] == b'"' and b"\\" not in text:
-        return text[1:-1].decode()
-    found = json.loads(text)
-    if isinstance(found, str):
-        return found
-    coin *= sum(weight for _, weight in found)
-    for caption, weight in found:
-        coin -= weight
-        if coin < 0:
-            return str(caption)
-    return str(found[-1][0])

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.manifest import REJECTS, TOTALS, digest_of, pack_path, rejects_of, sum_of
 from hitvideo.data.manifest_pack import Pack, open_pack
-from hitvideo.data.token_format import CODES_AT, pack_codes, parse_sample, read_index, sha256, shard_paths
+from hitvideo.data.token_format import CODES_AT, pack_codes, parse_sample, read_index, shard_paths
+from hitvideo.errors import ConfigError, ShardError
+from hitvideo.files import sha256
 
 
 def verify(manifest: Path) -> Iterator[str]:

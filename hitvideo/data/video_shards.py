@@ -20,10 +20,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.remote import Shard, remote_files
-from hitvideo.errors import VideoError
+from hitvideo.errors import ConfigError, ShardError, VideoError
+from hitvideo.files import replacing
 
 VIDEO_EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mpg", "mpeg", "flv", "ogv", "wmv")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # a picture is a video of one frame
@@ -104,14 +103,16 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
     remaining = iter(samples)
     while first := next(remaining, None):
         shard = out / f"{len(shards):06d}.tar"
-        temporary = out / f".{shard.name}.partial"
-        with temporary.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+        with (
+            replacing(shard) as temporary,
+            temporary.open("wb") as file,
+            webdataset.TarWriter(file, encoder=False, mtime=0) as tar,
+        ):
             for sample in chain([first], islice(remaining, per_shard - 1)):
                 text = json.dumps(sample.metadata, ensure_ascii=False, sort_keys=True)
                 tar.write({"__key__": sample.key, sample.extension: sample.video, "json": text.encode()})
                 if progress:
                     progress(1)
-        os.replace(temporary, shard)
         shards.append(shard)
     return shards
 

@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.clips import ClipSource
-from hitvideo.errors import VideoError
-from hitvideo.generation.engine import Generator
-from hitvideo.generation.sampling import Sampling
+from hitvideo.errors import ConfigError, ShardError, VideoError
 from hitvideo.hierarchy import Hierarchy
+from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr, ssim
 from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import LPIPS
-from hitvideo.moving_shapes.scenes import scenes
 from hitvideo.runs.gallery import save_videos
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-from hitvideo.video.decode import Frames, contact_sheet, to_uint8, to_unit
+from hitvideo.video.encode import contact_sheet
 from hitvideo.video.h264 import h264_at
+from hitvideo.video.pixels import Frames, to_uint8, to_unit
 
 log = logging.getLogger(__name__)
 _DEAD = 0.1
@@ -146,33 +142,6 @@ class Scores:
         return {name: rows[half].mean(0).round(4).tolist() for name, half in zip(_HALVES, halves, strict=True) if len(half)}
 
 
-class CodeCounts:
-    """Which of a level's codes occur, and how often each bit of them is 1."""
-
-    def __init__(self, num_bits: int) -> None:
-        self._codes: set[int] = set()
-        self._ones = np.zeros(num_bits)
-        self._cells = 0
-
-    def add(self, indices: torch.Tensor) -> None:
-        """Any shape of integers below 2**num_bits."""
-        flat = indices.flatten().cpu().numpy()
-        self._codes.update(flat.tolist())
-        self._ones += ((flat[:, None] >> np.arange(len(self._ones))) & 1).sum(0)
-        self._cells += len(flat)
-
-    @property
-    def used(self) -> int:
-        return len(self._codes)
-
-    @property
-    def balance(self) -> npt.NDArray[np.float64]:
-        """min(mean, 1 - mean) of every bit: 0.5 is even, 0 never changes."""
-        mean = self._ones / max(self._cells, 1)
-        balance: npt.NDArray[np.float64] = np.minimum(mean, 1 - mean)
-        return balance
-
-
 def reconstruction_table(figures: dict[str, Any]) -> str:
     """The figures of `reconstruction` as a table for people, a row for each prefix of levels."""
     names = [name for name in QUALITY if f"{name}_by_prefix" in figures]
@@ -202,32 +171,3 @@ def show_reconstructions(tokenizer: VideoTokenizer, source: ClipSource, samples:
         sheet += [frames for _, frames in rows]
         save_videos(run, f"reconstruction-{index}", f"Reconstruction by prefix of levels, clip {index}", rows, source.clip.fps)
     contact_sheet(sheet, run / "samples" / "reconstruction.png")
-
-
-def show_guidance(generator: Generator, prompts: Sequence[str], sampling: Sampling, run: Path) -> None:
-    """The same prompts without guidance, with it, and as a storyboard of level 0, into the run's gallery."""
-    kinds = (
-        ("1", "Without guidance", 1.0, None),
-        ("2", f"Guidance {sampling.guidance:g}", sampling.guidance, None),
-        ("3", "Storyboard: level 0 alone", sampling.guidance, 1),
-    )
-    for name, label, guidance, levels in kinds:
-        videos = generator.videos(prompts, replace(sampling, guidance=guidance), levels)
-        save_videos(run, f"guidance-{name}", label, list(zip(prompts, videos, strict=True)), generator.clip.fps)
-
-
-def caption_accuracy(
-    generator: Generator, num: int, sampling: Sampling, seed: int, progress: Callable[[int], object] | None = None
-) -> tuple[dict[str, Any], list[str], list[np.ndarray]]:
-    """Generate for `num` moving-shapes captions and read the attributes back; returns scores, prompts and videos."""
-    truth = [scene for _, scene, _ in scenes.scenes(num, seed, "1")]
-    prompts = [scenes.caption(scene) for scene in truth]
-    videos = generator.videos(prompts, sampling, seed=seed, progress=progress)
-    found = [scenes.read(video, num_things=1) for video in videos]
-    scores = {
-        "caption_accuracy": scenes.accuracy(truth, found),
-        "chance": scenes.CHANCE,
-        "videos": num,
-        "guidance": sampling.guidance,
-    }
-    return scores, prompts, videos

@@ -19,7 +19,7 @@ from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Recompute, Transformer
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.vocab import NONE, PAD
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 
 
 class Slots(NamedTuple):

@@ -19,7 +19,7 @@ from hitvideo.llm.layers import Layers
 from hitvideo.llm.rope import Rotation, rotate
 from hitvideo.ops.attention import attention, choose
 from hitvideo.ops.norm import RMSNorm
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 
 Recompute = Literal["none", "selective", "block"]
 """What the backward computes again instead of keeping it: nothing, what has no weights (RoPE and attention's core, SwiGLU's

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 
 CLASSES = 400
 SIDE = 224

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 
 TRUNK_FILE, HEADS_FILE = "vgg16-397923af.pth", "vgg.pth"
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

@@ -9,10 +9,9 @@ what guessing gets. Everything is a pure function of seed and index; numpy only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,19 +42,12 @@ SHAPES: dict[str, float] = {
     "cross": 8 * CROSS_ARM - 4 * CROSS_ARM**2,
 }
 """Area of each shape with radius 1, where the radius is half the side of the box around it; a square is a bit smaller."""
-CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "motion": 1 / len(MOTIONS), "background": 1 / len(BACKGROUNDS)}
 
 SUPERSAMPLING = 4
 RADIUS = {1: (0.16, 0.22), 2: (0.15, 0.18)}
 """By number of things, as a share of the frame's shorter side."""
 TRAVEL = {1: (0.30, 0.45), 2: (0.28, 0.38)}
 """Way over the whole clip, as a share of the frame along the motion."""
-STILL = 0.14
-"""The probe calls less travel than this still: half of the least that is drawn."""
-SECOND_THING = 0.35
-"""A second colour is a thing, not a fringe, from this share of the first one's pixels."""
-LEAST_RADIUS = 1.5
-"""Pixels; nothing smaller is called a thing."""
 CAPTION = re.compile(rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (?:moves (left|right|up|down)|stays (still))")
 
 
@@ -160,110 +152,3 @@ def _coverage(shape: str, radius: float, centre: Floats, height: int, width: int
     hits = sum(rows[:, step::SUPERSAMPLING] for step in steps)  # slices add up many times faster than mean() over axes
     cells: Floats = hits / SUPERSAMPLING**2
     return cells
-
-
-def read(frames: Frames, num_things: int | None = None) -> Scene | None:
-    """What uint8 frames (T, H, W, 3) show; None where nothing can be made out.
-
-    `num_things` is how many things to look for; None: one, or two where a second colour is there. Things come in the
-    order of their colour's area.
-    """
-    video = frames.astype(float)
-    border = np.concatenate([video[:, [0, -1]].reshape(-1, 3), video[:, :, [0, -1]].reshape(-1, 3)])
-    found = np.median(border, axis=0)
-    background = min(BACKGROUNDS, key=lambda name: float(np.abs(found - BACKGROUNDS[name]).sum()))
-    cover, misfit = _unmix(video, found)
-    best = np.argmin(np.where(cover > 0.5, misfit, np.inf), axis=0)
-    votes = np.bincount(best[cover.max(axis=0) > 0.5], minlength=len(COLOURS))
-    order = np.argsort(-votes, kind="stable")
-    if num_things is None:
-        num_things = 2 if votes[order[1]] > SECOND_THING * votes[order[0]] else 1
-    chosen = order[:num_things]
-    owner = chosen[np.argmin(misfit[chosen], axis=0)]
-    things = []
-    for colour in chosen:
-        # A soft mask, stretched about one half: edges keep their area, faint noise goes.
-        mask = np.where(owner == colour, np.clip((cover[colour] - 0.2) / 0.6, 0, 1), 0)
-        thing = _read_thing(mask)
-        if thing is None:
-            return None
-        things.append(Thing(list(COLOURS)[colour], *thing))
-    return Scene(tuple(things), background)
-
-
-def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
-    """Each pixel as background + cover · (colour - background), for every colour: cover and misfit, (6, T, H, W).
-
-    Not the nearest colour alone: the rim of a yellow thing on black is dark yellow, and nearer to green than to yellow.
-    """
-    difference = video - background
-    ways = np.array(list(COLOURS.values()), float) - background
-    length = (ways**2).sum(axis=1)[:, None, None, None]
-    along = np.moveaxis(difference @ ways.T, -1, 0)  # (6, T, H, W)
-    cover = np.clip(along / length, 0, 1.2)
-    misfit = (difference**2).sum(axis=-1) - 2 * cover * along + cover**2 * length  # |difference - cover · way|²
-    return cover, misfit
-
-
-def _read_thing(mask: Floats) -> tuple[str, str] | None:
-    """Shape and motion of one soft mask (T, H, W)."""
-    _, height, width = mask.shape
-    area = mask.sum(axis=(1, 2))
-    seen = np.flatnonzero(area > max(0.5 * np.median(area), LEAST_RADIUS**2 * np.pi))
-    if len(seen) * 2 < len(mask):
-        return None
-    mask, area = mask[seen], area[seen]
-    pixel_x, pixel_y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    x = (mask.sum(axis=1) @ pixel_x) / area
-    y = (mask.sum(axis=2) @ pixel_y) / area
-    return _fit_shape(mask, area, x, y), _fit_motion(seen, x / width, y / height)
-
-
-def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
-    """The template of equal area at the centroid that overlaps best, averaged over at most eight frames."""
-    scores = dict.fromkeys(SHAPES, 0.0)
-    for index in np.unique(np.linspace(0, len(mask) - 1, 8).round().astype(int)):
-        for shape in SHAPES:
-            radius = float(np.sqrt(area[index] / SHAPES[shape]))
-            middle = y[index] - radius / 3 if shape == "triangle" else y[index]  # its centroid is below the box's middle
-            template = _coverage(shape, radius, np.array([x[index], middle]), *mask.shape[1:])
-            both = np.minimum(mask[index], template).sum()
-            scores[shape] += float(both / (np.maximum(mask[index], template).sum() + 1e-9))
-    return max(scores, key=scores.__getitem__)
-
-
-def _fit_motion(seen: npt.NDArray[Any], x: Floats, y: Floats) -> str:
-    """Direction of the straight line through the centroids (shares of the frame)."""
-    if len(seen) < 2:
-        return "still"
-    way = np.polyfit(seen, np.stack([x, y], axis=1), 1)[0] * (seen[-1] - seen[0])
-    if np.abs(way).max() < STILL:
-        return "still"
-    if abs(way[0]) > abs(way[1]):
-        return "right" if way[0] > 0 else "left"
-    return "down" if way[1] > 0 else "up"
-
-
-def accuracy(truth: Sequence[Scene], found: Sequence[Scene | None]) -> dict[str, float]:
-    """Share of things (background: of scenes) read right: colour, shape, motion, background.
-
-    Things are matched so that most attributes agree; one that is missing or too many counts as wrong everywhere.
-    """
-    right = dict.fromkeys(CHANCE, 0)
-    total = 0
-    for scene, other in zip(truth, found, strict=True):
-        seen: tuple[Thing | None, ...] = other.things if other else ()
-        slots = max(len(scene.things), len(seen))
-        total += slots
-        right["background"] += other is not None and other.background == scene.background
-        wanted = scene.things + (None,) * (slots - len(scene.things))
-        pairings = [list(zip(wanted, order, strict=True)) for order in permutations(seen + (None,) * (slots - len(seen)))]
-        names = ("colour", "shape", "motion")
-        agreed = [{name: sum(_agree(a, b, name) for a, b in pairs) for name in names} for pairs in pairings]
-        for name, count in max(agreed, key=lambda counts: sum(counts.values())).items():
-            right[name] += count
-    return {name: count / max(1, len(truth) if name == "background" else total) for name, count in right.items()}
-
-
-def _agree(one: Thing | None, other: Thing | None, name: str) -> bool:
-    return one is not None and other is not None and getattr(one, name) == getattr(other, name)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 
 Backend = Literal["flash", "sdpa"]
 

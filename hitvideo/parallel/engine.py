@@ -21,14 +21,13 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
+from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
 from hitvideo.settings.training import ParallelSection, TrainSection
 
 # DeepSpeed compiles this op at start-up on CPUs (two minutes); only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:

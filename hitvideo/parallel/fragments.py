@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hitvideo.checkpoints.reader import AVERAGE, WEIGHT
 from hitvideo.parallel.engine import Engine
-
-WEIGHT, AVERAGE = "fp32", "ema"
 
 
 class Fragment(NamedTuple):

@@ -22,11 +22,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from hitvideo.cluster.attempt import TakenOverError, refuse_if_taken_over
-from hitvideo.config import ConfigError
+from hitvideo.checkpoints.reader import FORMAT, complete, digest, step_of
+from hitvideo.errors import ConfigError
+from hitvideo.files import read_json, replace_json, sha256, sync
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import adam_states, buffers, fragments
-from hitvideo.parallel.restore import FORMAT, complete, digest, read_json, sha256, shapes, step_of, write_json
+from hitvideo.parallel.restore import shapes
+from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
 from hitvideo.settings.run import CheckpointSection
 
 log = logging.getLogger(__name__)
@@ -155,9 +157,9 @@ class Saver:
                 tensors[f"{fragment.name}@{fragment.offset}/{kind}"] = view
         file = partial / f"rank-{topology.rank:05d}.safetensors"
         save_file(tensors, file)
-        _sync(file)
+        sync(file)
         whole = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        write_json(file.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index, **whole})
+        replace_json(file.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index, **whole})
 
     def _wait_for_all(self, partial: Path) -> bool:
         signs = [partial / f"rank-{rank:05d}.json" for rank in range(self._engine.topology.world)]
@@ -170,16 +172,16 @@ class Saver:
         files = {}
         for rank in range(self._engine.topology.world):
             sign = partial / f"rank-{rank:05d}.json"
-            listing = read_json(sign)
+            listing = read_json(sign, "checkpoint")
             files[sign.with_suffix(".safetensors").name] = [listing["bytes"], listing["sha256"]]
             files[sign.name] = [sign.stat().st_size, sha256(sign)]
         state = {**description, "files": files}
-        write_json(partial / "state.json", {**state, "sha256": digest(state)})
+        replace_json(partial / "state.json", {**state, "sha256": digest(state)})
         refuse_if_taken_over(self._directory.parent)
         final = self._directory / partial.name.partition(".")[0]
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
-        _sync(self._directory)
+        sync(self._directory)
         self._rotate()
 
     def _rotate(self) -> None:
@@ -187,11 +189,3 @@ class Saver:
         for old in complete(self._directory)[: -self._settings.keep_last]:
             if not every or step_of(old) % every:
                 shutil.rmtree(old.rename(old.with_suffix(".partial")))  # never half there under its own name
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

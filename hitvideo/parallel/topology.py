@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.parallel.rendezvous import rank_environment
 
 

@@ -8,20 +8,17 @@ is twice the forward (Kaplan et al. 2020, appendix of PaLM).
 from __future__ import annotations
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from hitvideo.hierarchy import Clip
 from hitvideo.llm.model import LanguageModel
-from hitvideo.sequence.layout import SequenceLayout
-from hitvideo.sequence.vocab import Vocab
-from hitvideo.settings.programs import PretrainRun
-from hitvideo.settings.run import ClusterSection
+from hitvideo.sequence.layout import make_layout
+from hitvideo.settings.cluster import ClusterSection
+from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
+from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 
 FORWARD_AND_BACKWARD = 3
-
-
-def make_layout(settings: PretrainRun) -> SequenceLayout:
-    """The layout of a run's rows, from its hierarchy, clip and text section."""
-    vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
-    return SequenceLayout(vocab, settings.hierarchy, settings.video.extent, settings.text.window)
 
 
 def meta_model(settings: PretrainRun) -> LanguageModel:
@@ -47,3 +44,14 @@ def training_flops_per_row(model: LanguageModel) -> float:
 def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
     """Model FLOPs utilisation: the share of the devices' dense peak that the algorithm's FLOPs take."""
     return flops_per_second / (world * cluster.peak_tflops * 1e12)
+
+
+def training_flops_per_clip(settings: VideoTokenizerRun, clip: Clip | None = None) -> float:
+    """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data; backward is twice forward.
+
+    Discriminator and LPIPS are not counted: they are not what is trained for use.
+    """
+    extent = (clip or settings.video).extent
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *extent))
+    return FORWARD_AND_BACKWARD * float(counter.get_total_flops())

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from hitvideo.hierarchy import Clip
+from hitvideo.planning.flops import FORWARD_AND_BACKWARD, training_flops_per_clip
+from hitvideo.planning.zero import GIB, model_states
 from hitvideo.settings.programs import VideoTokenizerRun
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
-
-_FORWARD_AND_BACKWARD = 3
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,8 @@ class TokenizerPlan:
     weights_gib: float
     gradients_gib: float
     optimizer_gib: float
+    average_gib: float
+    buckets_gib: float
     total_gib: float
     """Without activations."""
     available_gib: float
@@ -39,20 +37,9 @@ class TokenizerPlan:
     device_hours: float
 
 
-def training_flops_per_clip(settings: VideoTokenizerRun, clip: Clip | None = None) -> float:
-    """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data; backward is twice forward.
-
-    Discriminator and LPIPS are not counted: they are not what is trained for use.
-    """
-    extent = (clip or settings.video).extent
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *extent))
-    return _FORWARD_AND_BACKWARD * float(counter.get_total_flops())
-
-
 def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
     """Memory by ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1); time for the cluster's assumed MFU."""
-    train, cluster, stage = settings.train, settings.cluster, settings.parallel.zero_stage
+    train, cluster = settings.train, settings.cluster
     with torch.device("meta"):
         tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
     encoder, quantizer, decoder = (
@@ -63,9 +50,7 @@ def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
     clips = [settings.clip_in(phase) for phase in settings.schedule]
     per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.video, *clips}}
     flops = sum(per_clip[clip] * phase.steps for clip, phase in zip(clips, settings.schedule, strict=True)) * train.global_batch
-    weights = parameters * (2 if train.dtype == "bf16" else 4) / (world if stage == 3 else 1)
-    gradients = parameters * 4 / (world if stage >= 2 else 1)
-    optimizer = parameters * 12 / world  # fp32 master and both moments
+    states = model_states(parameters, settings.parallel, train, world)
     hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
     return TokenizerPlan(
         parameters=parameters,
@@ -74,13 +59,15 @@ def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
         decoder_parameters=decoder,
         tokens_per_clip=settings.hierarchy.tokens(settings.video.extent),
         bits_per_pixel=settings.hierarchy.bits_per_pixel,
-        forward_tflops_per_clip=per_clip[settings.video] / _FORWARD_AND_BACKWARD / 1e12,
+        forward_tflops_per_clip=per_clip[settings.video] / FORWARD_AND_BACKWARD / 1e12,
         training_tflops_per_step=per_clip[settings.video] * train.global_batch / 1e12,
         accumulation=train.accumulation(world),
-        weights_gib=weights / _GIB,
-        gradients_gib=gradients / _GIB,
-        optimizer_gib=optimizer / _GIB,
-        total_gib=(weights + gradients + optimizer) / _GIB,
+        weights_gib=states.weights / GIB,
+        gradients_gib=states.gradients / GIB,
+        optimizer_gib=states.optimizer / GIB,
+        average_gib=states.average / GIB,
+        buckets_gib=states.buckets / GIB,
+        total_gib=states.total / GIB,
         available_gib=cluster.memory_gib,
         hours=hours,
         device_hours=hours * world,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from hitvideo import config
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
 from hitvideo.data.manifest import MANIFEST
 from hitvideo.data.token_format import TokenSample, parse_sample, shard_paths
 from hitvideo.data.token_shards import TokenDataset
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
-from hitvideo.video.decode import Frames, to_uint8
+from hitvideo.video.pixels import Frames, to_uint8
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece", "mlflow", "av", "flash-attn", "apex")
 
@@ -102,24 +101,3 @@ def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Fr
     codes = [torch.from_numpy(indices.astype(np.int64))[None] for indices in sample.codes]
     frames = manifest["buckets"][sample.bucket]["video"]["frames"]
     return [to_uint8(tokenizer.decode(codes[:k], frames)[0].numpy()) for k in range(1, len(codes) + 1)]
-
-
-def doctor() -> dict[str, str]:
-    """What this machine has, and which fast paths are live."""
-    import torch
-
-    from hitvideo.ops.attention import flash_missing
-    from hitvideo.ops.norm import apex_missing
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    findings = {"python": platform.python_version(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    for package in PACKAGES:
-        try:
-            findings[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            findings[package] = "not installed"
-    no_flash, no_apex = flash_missing(device, torch.bfloat16), apex_missing(device)
-    findings["attention"] = f"sdpa ({no_flash})" if no_flash else "flash"
-    findings["norm"] = f"torch ({no_apex})" if no_apex else "apex"
-    findings["collectives"] = "nccl" if device == "cuda" else "gloo"
-    return findings

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hitvideo.config import ConfigError
-from hitvideo.runs.directory import read_metrics, write_text
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_file
+from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.gallery import figures, groups
 
 CURVES = (  # title, pattern of the metrics that share the picture
@@ -55,7 +56,7 @@ def write(runs: Sequence[Path]) -> dict[str, Any]:
     headline["report"] = str(out)
     started = [float((run / "started").read_text()) for run in runs if (run / "started").is_file()]
     headline["seconds"] = round(time.time() - min(started)) if started else None
-    write_text(out, _page(runs))
+    replace_file(out, _page(runs))
     return headline
 
 

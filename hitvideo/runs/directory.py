@@ -11,20 +11,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hitvideo import config
-from hitvideo.cluster.attempt import ENVIRONMENT, EXIT_USER, refuse_if_taken_over, write_fault
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_file, replace_json
+from hitvideo.runs.ownership import ENVIRONMENT, refuse_if_taken_over
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
 
 # What may differ between the start of a run and its continuation: none of it changes the numbers of a step.
@@ -51,8 +48,8 @@ class RunDirectory:
             if ENVIRONMENT not in os.environ:  # an attempt of Slurm's has done so at its beginning; a request since then counts
                 (self.path / "STOP").unlink(missing_ok=True)
             if not (self.path / "started").is_file():
-                write_text(self.path / "started", f"{time.time():.0f}\n")
-            write_text(self.path / "config.yaml", config.to_yaml(settings))
+                replace_file(self.path / "started", f"{time.time():.0f}\n")
+            replace_file(self.path / "config.yaml", config.to_yaml(settings))
 
     def _refuse_another(self, settings: Section) -> None:
         """A directory belongs to one run: settings that decide its numbers may not change under it."""
@@ -74,12 +71,12 @@ class RunDirectory:
     def mark_done(self, step: int) -> None:
         if self.writer:
             refuse_if_taken_over(self.path)
-            write_text(self.path / "DONE", f"{step}\n")
+            replace_file(self.path / "DONE", f"{step}\n")
 
     def write_meeting(self, report: dict[str, Any]) -> None:
         """How the ranks met before the first step (hitvideo/parallel/meeting.py)."""
         if self.writer:
-            write_text(self.path / "meeting.json", json.dumps(report, indent=1) + "\n")
+            replace_json(self.path / "meeting.json", report, indent=1)
 
     def append_metrics(self, row: dict[str, float]) -> None:
         if self.writer:
@@ -92,7 +89,7 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if self.writer and path.is_file():
             kept = [row for row in read_metrics(path) if row["step"] <= step]
-            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            replace_file(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -104,61 +101,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-class Stop:
-    """A signal or the file STOP raises a flag; the loop reads it once per step. (Under Slurm with cgroup tracking no
-    signal reaches the ranks, so the batch script touches the file.)
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "STOP"
-        self._signalled = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._raise_flag)
-
-    def _raise_flag(self, number: int, _frame: Any) -> None:
-        if self._signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step
-        self._signalled = True
-
-    @property
-    def requested(self) -> bool:
-        return self._signalled or self._file.exists()
-
-
-def command_line(module: str, description: str | None, arguments: list[str]) -> tuple[str, list[str]]:
-    """What every program takes: RUN.yaml and section.key=value words."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a YAML of this program; yaml_configs/ has some")
-    parser.add_argument("override", nargs="*", help="section.key=value")
-    words = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    return words.run, words.override
-
-
-def guarded(main: Callable[[list[str]], int]) -> None:
-    """Run a program's main and exit with its code; what the user can mend is one line and exit code 2."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ConfigError as error:
-        write_fault(error)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
-    except Exception as error:
-        write_fault(error)
-        raise
-
-

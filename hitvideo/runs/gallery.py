@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hitvideo.runs.directory import write_text
-from hitvideo.video.decode import Frames, write_mp4
+from hitvideo.files import replace_json
+from hitvideo.video.encode import write_mp4
+from hitvideo.video.pixels import Frames
 
 
 def save_videos(run: Path, group: str, title: str, videos: Sequence[tuple[str, Frames]], fps: float) -> list[Path]:
@@ -23,7 +24,7 @@ def save_videos(run: Path, group: str, title: str, videos: Sequence[tuple[str, F
     for path, (_, frames) in zip(paths, videos, strict=True):
         write_mp4(path, frames, fps)
     rows = [{"label": label, "file": path.name} for path, (label, _) in zip(paths, videos, strict=True)]
-    write_text(samples / f"{group}.json", json.dumps({"title": title, "videos": rows}, ensure_ascii=False))
+    replace_json(samples / f"{group}.json", {"title": title, "videos": rows})
     return paths
 
 
@@ -35,7 +36,7 @@ def groups(run: Path) -> list[dict[str, Any]]:
 def save_figures(run: Path, name: str, figures: dict[str, Any]) -> None:
     directory = run / "evaluation"
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / f"{name}.json", json.dumps(figures))
+    replace_json(directory / f"{name}.json", figures)
 
 
 def figures(run: Path) -> dict[str, dict[str, Any]]:

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from hitvideo.files import replace_file
+from hitvideo.runs.program import EXIT_HANG
 from hitvideo.settings.run import FaultsSection
 
 log = logging.getLogger(__name__)
 _GRACE_SECONDS = 5.0
-EXIT_HANG = 70
 
 
 class Heartbeat:
@@ -75,9 +76,8 @@ class Heartbeat:
 
     def _write(self) -> None:
         phase, step, clock, _ = self._now
-        temporary = self._file.with_suffix(".tmp")
+        content = {"phase": phase, "step": step, "time": clock, **self._who}
         try:
-            temporary.write_text(json.dumps({"phase": phase, "step": step, "time": clock, **self._who}))
-            os.replace(temporary, self._file)
+            replace_file(self._file, json.dumps(content), synced=False)
         except OSError as error:  # a full disk must not end the thread that would find a hang
             log.warning("%s: %s", self._file, error)

@@ -17,6 +17,7 @@ from typing import Any
 
 from hitvideo import config
 from hitvideo.config import Section
+from hitvideo.files import replace_file
 from hitvideo.settings.run import TrackingSection
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Tracker:
             client.update_run(run_id, status="RUNNING")
             return client, run_id
         run_id = client.create_run(experiment_id, run_name=self._directory.name).info.run_id
-        kept.write_text(run_id)
+        replace_file(kept, run_id)
         parameters = [Param(key, str(value)[:6000]) for key, value in config.flat(settings).items()]
         for start in range(0, len(parameters), _MOST_PARAMETERS):
             client.log_batch(run_id, params=parameters[start : start + _MOST_PARAMETERS])

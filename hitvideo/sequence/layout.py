@@ -19,6 +19,7 @@ import numpy as np
 
 from hitvideo.hierarchy import Grid, Hierarchy
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
+from hitvideo.settings.programs import PretrainRun
 
 TEXT = -1  # the "level" of a text slot
 
@@ -113,3 +114,9 @@ def _centres(grid: Grid, finest: Grid) -> np.ndarray:
     """Centres of a level's cells in the finest grid's coordinates: (cells, 3), raster order t, h, w."""
     axes = [(np.arange(n) + 0.5) * (f / n) - 0.5 for n, f in zip(grid, finest, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
+
+
+def make_layout(settings: PretrainRun) -> SequenceLayout:
+    """The layout of a run's rows, from its hierarchy, clip and text section."""
+    vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
+    return SequenceLayout(vocab, settings.hierarchy, settings.video.extent, settings.text.window)

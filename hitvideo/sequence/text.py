@@ -12,7 +12,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
+from hitvideo.files import replace_file
 from hitvideo.sequence.vocab import BOS, EOS, EOV, EOV_PIECE, PAD, UNK
 
 SMALLEST_VOCABULARY = 5 + 256  # the specials and one piece for every byte
@@ -100,4 +101,4 @@ class TextTokenizer:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.model)
+        replace_file(path, self.model)

@@ -16,25 +16,17 @@ from typing import Any, Literal, TypeVar
 from pydantic import model_validator
 
 from hitvideo import config
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
-from hitvideo.settings.run import CheckpointSection, ClusterSection, FaultsSection, TrackingSection
+from hitvideo.settings import programs
+from hitvideo.settings.cluster import ClusterSection
+from hitvideo.settings.data import ClipDataSection, LimitsSection, TokenDataSection
+from hitvideo.settings.language_model import LLMSection, TextSection
+from hitvideo.settings.run import CheckpointSection, FaultsSection, RunSection, TrackingSection
 from hitvideo.settings.tokenize_shards import TaskSection, TokenizeDataSection
-from hitvideo.settings.training import (
-    ClipDataSection,
-    LimitsSection,
-    LLMSection,
-    LLMTrainSection,
-    LossSection,
-    ParallelSection,
-    PhaseSection,
-    RunSection,
-    TextSection,
-    TokenDataSection,
-    TrainedTokenizerSection,
-    TrainSection,
-    VideoTokenizerSection,
-)
+from hitvideo.settings.training import LLMTrainSection, ParallelSection, TrainSection
+from hitvideo.settings.video_tokenizer import LossSection, PhaseSection, TrainedTokenizerSection, VideoTokenizerSection
 
 RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
 
@@ -165,3 +157,15 @@ def load_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -
     if not isinstance(run, kind):
         raise ConfigError(f"{path} is a run of another program; start it with: python -m {COMMANDS[run.program]} {path}")
     return run
+
+
+def check_layout(settings: programs.VideoTokenizerRun | programs.PretrainRun) -> None:
+    """Raise ConfigError where the run does not divide over the cluster's devices."""
+    cluster, parallel = settings.cluster, settings.parallel
+    world, each = cluster.nodes * cluster.devices_per_node, parallel.tensor * parallel.context
+    if world % each:
+        raise ConfigError(
+            f"{cluster.nodes} nodes × {cluster.devices_per_node} devices = {world} ranks are no multiple of "
+            f"parallel.tensor {parallel.tensor} × parallel.context {parallel.context}; change one of the four"
+        )
+    settings.train.accumulation(world // each)

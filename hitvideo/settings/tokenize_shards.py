@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from hitvideo.config import Section
+from hitvideo.config import Fraction, Positive, Section
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import Fraction, Positive
 
 
 class TokenizeDataSection(Section):

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hitvideo.config import ConfigError
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.errors import ConfigError
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.conv import (
     PIXEL_CHANNELS,
     Block,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hitvideo.settings.training import AdversarialSection
+from hitvideo.settings.video_tokenizer import AdversarialSection
 from hitvideo.tokenizer.conv import NORM_GROUPS, PIXEL_CHANNELS, keep_variance
 
 _SLOPE = 0.2

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hitvideo.config import ConfigError
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
+from hitvideo.errors import ConfigError
+from hitvideo.ops.precision import full_precision
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer
 
 EPSILON = 1e-3  # widens tanh's range so that the outermost steps can be reached
 

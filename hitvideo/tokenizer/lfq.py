@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer, full_precision
+from hitvideo.ops.precision import full_precision
+from hitvideo.tokenizer.quantizer import Quantized, Quantizer
 
 LIBRARY_INV_TEMPERATURE = 100.0
 LARGEST_GROUP = 9

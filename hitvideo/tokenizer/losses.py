@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hitvideo.settings.training import LossSection
-from hitvideo.tokenizer.lfq import indices_to_signs
+from hitvideo.settings.video_tokenizer import LossSection
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
 
 _LOG_FLOOR = 2e-4  # 43 dB: a clip that good need not get better
@@ -54,20 +53,6 @@ def code_losses(reconstruction: Reconstruction, section: LossSection, step: int)
     by_level = {"entropy": entropy.detach(), "commitment": commitment.detach()}
     logged = {f"{name}_level_{k}": part for name, levels in by_level.items() for k, part in enumerate(levels)}
     return {**parts, **logged, "codes": total}
-
-
-@torch.no_grad()
-def code_use(codes: Sequence[Tensor], num_bits: Sequence[int]) -> dict[str, Tensor]:
-    """What a micro-batch's codes, coarsest level first, tell of collapse before a picture does.
-
-    `used_level_k`: different codes; `balance_level_k`: min(mean, 1 - mean) of the level's most one-sided bit, 0 is dead.
-    """
-    found = {}
-    for k, (indices, bits) in enumerate(zip(codes, num_bits, strict=True)):
-        mean = (indices_to_signs(indices, bits) > 0).float().mean(dim=(0, 2, 3, 4))  # (bits,)
-        found[f"used_level_{k}"] = torch.tensor(float(len(torch.unique(indices))), device=indices.device)
-        found[f"balance_level_{k}"] = torch.minimum(mean, 1 - mean).min()
-    return found
 
 
 def sample_prefix(

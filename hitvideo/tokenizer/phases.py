@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hitvideo.settings.training import PhaseSection
+from hitvideo.settings.video_tokenizer import PhaseSection
 
 
 class Place(NamedTuple):

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-
-
-def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Autocast switched off on the tensor's device; nothing to do where there is none (meta)."""
-    device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @dataclass

@@ -12,7 +12,6 @@ and those frames are dropped again after decoding (after VidTok v1.1), so no fra
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hitvideo import config
-from hitvideo.config import ConfigError, Section
+from hitvideo.config import Section
+from hitvideo.errors import ConfigError
+from hitvideo.files import replacing
 from hitvideo.hierarchy import Clip, Grid, Hierarchy
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.autoencoder import Decoder, Encoder
 from hitvideo.tokenizer.conv import PIXEL_CHANNELS, Carry
 from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
@@ -185,12 +186,10 @@ class VideoTokenizer(nn.Module):
         directory.mkdir(parents=True, exist_ok=True)
         saved = SavedConfig(video=clip, hierarchy=self.hierarchy, video_tokenizer=self.section)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        weights, settings = directory / f".{WEIGHTS_FILE}.partial", directory / f".{CONFIG_FILE}.partial"
-        # One metadata key: with more, safetensors orders them at random and equal weights would differ in bytes.
-        save_file(tensors, weights, metadata={CONFIG_KEY: config.fingerprint(saved)})
-        settings.write_text(config.to_yaml(saved), encoding="utf-8")
-        os.replace(weights, directory / WEIGHTS_FILE)
-        os.replace(settings, directory / CONFIG_FILE)
+        with replacing(directory / WEIGHTS_FILE) as weights, replacing(directory / CONFIG_FILE) as settings:
+            # One metadata key: with more, safetensors orders them at random and equal weights would differ in bytes.
+            save_file(tensors, weights, metadata={CONFIG_KEY: config.fingerprint(saved)})
+            settings.write_text(config.to_yaml(saved), encoding="utf-8")
 
 
 def load(directory: Path, device: torch.device | str = "cpu") -> tuple[VideoTokenizer, Clip]:

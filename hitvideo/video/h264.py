@@ -12,7 +12,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from hitvideo.video.decode import Frames
+from hitvideo.video.pixels import Frames
 
 _WORST = 51
 _SEI = 6

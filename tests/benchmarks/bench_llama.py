@@ -21,7 +21,7 @@ from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.vocab import Vocab
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 
 WIDTH, LAYERS, HEADS, HIDDEN, TEXT, WINDOW, ROUNDS = 512, 8, 8, 1408, 32000, 64, 5
 

@@ -27,8 +27,9 @@ import torch
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.manifest_pack import write_pack
 from hitvideo.data.order import Order
+from hitvideo.data.rows import choose_caption
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
-from hitvideo.data.token_shards import TokenDataset, choose_caption
+from hitvideo.data.token_shards import TokenDataset
 
 GRIDS = ((1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16))  # the paper's: 3,264 tokens
 TOKENS = sum(int(np.prod(grid)) for grid in GRIDS)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
 from hitvideo.data.blend import PERIOD, Blend, BlendedOrder, open_tokens, shares
 from hitvideo.data.loader import Batches, split
 from hitvideo.data.token_shards import TokenDataset
-from hitvideo.settings.training import BlendPart, TokenDataSection
+from hitvideo.errors import ConfigError
+from hitvideo.settings.data import BlendPart, TokenDataSection
 from tests.samples import make_token_shards
 
 

@@ -8,8 +8,8 @@ import torch
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import encode_mp4
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.encode import encode_mp4
 
 CLIP = Clip(frames=4, height=16, width=16, fps=8)
 FRAMES = 24

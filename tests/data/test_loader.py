@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from hitvideo import config
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
-from hitvideo.data.loader import Batches, TokenSource, split
+from hitvideo.data.loader import Batches, split
+from hitvideo.data.rows import TokenSource
 from hitvideo.data.token_format import shard_paths
 from hitvideo.data.token_shards import TokenDataset
+from hitvideo.errors import ConfigError, ShardError
 from hitvideo.hierarchy import Hierarchy
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer

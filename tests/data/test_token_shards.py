@@ -10,20 +10,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from hitvideo.config import ConfigError
-from hitvideo.data import ShardError
 from hitvideo.data.manifest import write_manifest
-from hitvideo.data.token_format import (
-    TokenSample,
-    commit,
-    pack_codes,
-    parse_sample,
-    sha256,
-    shard_paths,
-    unpack_codes,
-    write_shard,
-)
-from hitvideo.data.token_shards import TokenDataset, choose_caption
+from hitvideo.data.rows import choose_caption
+from hitvideo.data.token_format import TokenSample, commit, pack_codes, parse_sample, shard_paths, unpack_codes, write_shard
+from hitvideo.data.token_shards import TokenDataset
+from hitvideo.errors import ConfigError, ShardError
+from hitvideo.files import sha256
 from hitvideo.hierarchy import Clip
 from tests.samples import make_token_shards
 

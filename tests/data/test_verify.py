@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hitvideo.config import ConfigError
 from hitvideo.data.manifest import write_manifest
-from hitvideo.data.token_format import json_bytes, npy_bytes, sha256
+from hitvideo.data.token_format import npy_bytes
 from hitvideo.data.verify import verify
+from hitvideo.errors import ConfigError
+from hitvideo.files import json_bytes, sha256
 from tests.samples import make_token_shards
 
 

@@ -13,7 +13,7 @@ from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.vocab import Vocab
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 from tests.worlds import run_ranks
 
 SECTION = LLMSection(layers=3, width=48, heads=4, kv_heads=2, hidden=128, rope_axes=(4, 4, 4), qk_norm=True)

@@ -18,7 +18,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.sequence.vocab import PAD, Vocab
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 
 TEXT_SIZE, WINDOW = 300, 7
 SECTION = LLMSection(layers=2, width=24, heads=4, kv_heads=2, hidden=40, rope_axes=(2, 2, 2), qk_norm=True)

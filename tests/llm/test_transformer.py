@@ -12,7 +12,7 @@ from hitvideo.llm.cache import KVCache
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Recompute, Transformer
-from hitvideo.settings.training import LLMSection
+from hitvideo.settings.language_model import LLMSection
 
 VOCAB, LENGTH = 50, 23
 SIZES = {

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.ops.attention import Backend, attention, choose, flash_missing
 
 

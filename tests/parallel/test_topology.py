@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.parallel.topology import ModelParallelUnit, Topology, start
 from tests.worlds import run_ranks
 

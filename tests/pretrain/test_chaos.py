@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 import pretrain.__main__ as program
-from hitvideo.parallel.restore import complete, damage
+from hitvideo.checkpoints.reader import complete, damage
 from hitvideo.runs.directory import read_metrics
 from tests.pretrain.test_layouts import SMALL, TINY
 from tests.pretrain.test_resume import numbers

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from hitvideo.parallel.restore import Reader
+from hitvideo.checkpoints.reader import Reader
 from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.run import FaultsSection
 from pretrain.guard import Diverged, Guard

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.ops.attention import flash_missing
 from hitvideo.parallel import layers
 from hitvideo.runs.directory import read_metrics

@@ -21,14 +21,14 @@ from transformers import AutoModel
 
 import pretrain.__main__ as program
 from hitvideo.checkpoints.export import export
-from hitvideo.cluster.attempt import EXIT_STOPPED
-from hitvideo.commands.generation import cli
-from hitvideo.config import ConfigError
+from hitvideo.checkpoints.reader import Division, Reader, complete, damage, step_of
+from hitvideo.commands import cli
+from hitvideo.errors import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.rope import rotation
-from hitvideo.parallel.restore import Division, Reader, complete, damage, step_of
-from hitvideo.planning.flops import make_layout
 from hitvideo.runs.directory import read_metrics
+from hitvideo.runs.program import EXIT_STOPPED
+from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_as
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY, compare, run

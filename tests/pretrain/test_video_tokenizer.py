@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import pretrain.video_tokenizer as program
-from hitvideo.config import ConfigError
+from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.parallel.restore import Reader
+from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import load

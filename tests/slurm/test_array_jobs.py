@@ -12,7 +12,7 @@ import torch
 
 import tokenize_shards.__main__ as program
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
@@ -58,7 +58,10 @@ def test_an_array_that_loses_elements_and_a_node(cluster: Cluster, tmp_path: Pat
 
 def test_ranks_of_a_step_without_torchrun(cluster: Cluster, tmp_path: Path) -> None:
     """srun alone starts the ranks: every one finds its place and the same meeting point."""
-    program = "import json, os; from hitvideo.parallel.rendezvous import rank_environment as found; print(json.dumps(found(os.environ)))"
+    program = (
+        "import json, os; from hitvideo.parallel.rendezvous import rank_environment as found; "
+        "print(json.dumps(found(os.environ)))"
+    )
     printed = cluster.run("srun", "--nodes=2", "--ntasks-per-node=2", sys.executable, "-c", program, cwd=ROOT).stdout
     places = [json.loads(line) for line in printed.splitlines()]
     assert sorted(int(place["RANK"]) for place in places) == [0, 1, 2, 3]

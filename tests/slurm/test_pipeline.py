@@ -10,8 +10,8 @@ import pytest
 from hitvideo.config import to_yaml
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.hierarchy import Clip
+from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.programs import load
-from hitvideo.settings.training import LimitsSection
 from hitvideo.video.decode import decode_clip
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy

@@ -9,7 +9,7 @@ import torch
 
 from hitvideo import config
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy

@@ -20,7 +20,7 @@ from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import list_shards, read, scan
-from hitvideo.video.decode import encode_mp4
+from hitvideo.video.encode import encode_mp4
 from tests.samples import tiny_hierarchy
 from tests.test_video import claiming, mux
 from tests.tokenize_shards.conftest import content, words

@@ -15,8 +15,8 @@ import pytest
 from hitvideo.data.video_shards import VideoSample, list_shards, scan, write_shards
 from hitvideo.errors import VideoError
 from hitvideo.hierarchy import Clip
-from hitvideo.settings.training import LimitsSection
-from hitvideo.video.decode import contact_sheet, encode_mp4
+from hitvideo.settings.data import LimitsSection
+from hitvideo.video.encode import contact_sheet, encode_mp4
 from tests.conftest import ROOT
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.recipe import Recipe, decode_member

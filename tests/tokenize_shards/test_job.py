@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
-from hitvideo.data.token_format import sha256
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import list_shards, read, scan
+from hitvideo.errors import ConfigError
+from hitvideo.files import sha256
+from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.tokenize_shards import TaskSection
-from hitvideo.settings.training import LimitsSection
 from hitvideo.tokenizer.video_tokenizer import fingerprint, load
-from hitvideo.video.decode import decode_clip, encode_mp4, to_unit
+from hitvideo.video.decode import decode_clip
+from hitvideo.video.encode import encode_mp4
+from hitvideo.video.pixels import to_unit
 from tests.samples import tiny_hierarchy
 from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
 from tokenize_shards import job

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.config import ConfigError
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import VideoSample, scan, write_shards
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip
 from hitvideo.reports.inspection import decode_sample
+from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.programs import TokenizeRun, load_as
-from hitvideo.settings.training import LimitsSection
 from hitvideo.tokenizer.video_tokenizer import load
-from hitvideo.video.decode import contact_sheet, decode_clip, encode_mp4, to_uint8, to_unit
+from hitvideo.video.decode import decode_clip
+from hitvideo.video.encode import contact_sheet, encode_mp4
+from hitvideo.video.pixels import to_uint8, to_unit
 from tests.tokenize_shards.conftest import words
 from tokenize_shards.__main__ import main
 from tokenize_shards.encoder import Encoder, bit_agreement, golden_clip

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Level
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer import conv
 from hitvideo.tokenizer.autoencoder import Decoder, Encoder, strides
 from hitvideo.tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth

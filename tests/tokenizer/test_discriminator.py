@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from hitvideo.settings.training import AdversarialSection
+from hitvideo.settings.video_tokenizer import AdversarialSection
 from hitvideo.tokenizer.discriminator import Discriminator, LeCam, judge
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from vector_quantize_pytorch import FSQ as LibraryFSQ
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.tokenizer.fsq import FSQ, channel_steps
 
 

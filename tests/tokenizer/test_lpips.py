@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchmetrics.functional.image.lpips as oracle
 
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.metrics.lpips import HEADS_FILE, load_lpips
 from tests.samples import vgg_trunk, write_lpips_weights
 

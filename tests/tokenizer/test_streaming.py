@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hitvideo.hierarchy import Hierarchy, Level
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.settings.training import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.tokenizer.conv import Carry
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from tests.conftest import ROOT

@@ -8,11 +8,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hitvideo import config
-from hitvideo.config import ConfigError
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
-from hitvideo.settings.training import LossSection, VideoTokenizerSection
+from hitvideo.metrics.code_use import code_use
+from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
 from hitvideo.tokenizer.conv import Block
-from hitvideo.tokenizer.losses import code_losses, code_use, distances, entropy_weight, sample_prefix
+from hitvideo.tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
 from tests.samples import whole_loss
 

@@ -1,0 +1,149 @@
+"""A checkpoint on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hitvideo.errors import ConfigError
+from hitvideo.files import read_json, sha256
+
+WEIGHT, AVERAGE = "fp32", "ema"
+FORMAT = 1
+
+
+def damage(path: Path, reader: int = 0, readers: int = 1) -> str | None:
+    """What is wrong with a checkpoint's files, of which this reader looks at every `readers`-th; None: nothing."""
+    try:
+        state = Reader(path).state
+    except ConfigError as error:
+        return str(error)
+    for name, (size, digest) in sorted(state.get("files", {}).items())[reader::readers]:
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size or sha256(file) != digest:
+            return f"{name} is not as it was written (sha256)"
+    return None
+
+
+def complete(directory: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    found = directory.glob("step-*") if directory.is_dir() else iter(())
+    return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and (path / "state.json").is_file())
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+class Division(NamedTuple):
+    """How tensor-parallel ranks divide a parameter: along `dim`, or not at all (-1)."""
+
+    dim: int
+    ranks: int
+
+
+class Reader:
+    """The tensors of a checkpoint, whole or in part, on one CPU. Needs no process group."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state: dict[str, Any] = read_json(path / "state.json", "checkpoint")
+        if self.state.get("format") != FORMAT:
+            raise ConfigError(f"{path}: checkpoint format {self.state.get('format')}, this version reads {FORMAT}")
+        if "sha256" in self.state and self.state["sha256"] != digest(self.state):
+            raise ConfigError(f"{path}: damaged checkpoint: state.json is not as it was written (sha256)")
+        self._files: dict[Path, Any] = {}
+        self._where: dict[str, list[tuple[int, int, int, Path]]] = {}
+        for rank in range(self.state["world"]):
+            stem = path / f"rank-{rank:05d}"
+            listing = read_json(stem.with_suffix(".json"), "checkpoint")
+            for entry in listing["fragments"]:
+                where = (listing["tensor_rank"], entry["offset"], entry["length"], stem.with_suffix(".safetensors"))
+                self._where.setdefault(entry["name"], []).append(where)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.state["parameters"])
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the run keeps a moving average of its weights."""
+        return bool(self.state.get("averaged", False))
+
+    def shape(self, name: str) -> list[int]:
+        """Of the undivided parameter."""
+        if name not in self.state["parameters"]:
+            raise ConfigError(f"{self.path}: has no parameter '{name}'; it is a checkpoint of another model")
+        shape: list[int] = self.state["parameters"][name][0]
+        return shape
+
+    def full(self, name: str, kind: str = WEIGHT) -> torch.Tensor:
+        """A parameter's undivided weight, Adam moment or average."""
+        shape, written = self.shape(name), self._written(name)
+        share = [size // written.ranks if axis == written.dim else size for axis, size in enumerate(shape)]
+        numel = torch.Size(share).numel()
+        parts = [self._share(name, kind, rank, 0, numel).view(share) for rank in range(written.ranks)]
+        return torch.cat(parts, max(written.dim, 0))
+
+    def part(self, name: str, kind: str, division: Division, rank: int, offset: int, length: int) -> torch.Tensor:
+        """Elements offset … offset + length of the flattened share that a tensor-parallel rank has in this division.
+
+        Only what is asked for is read, but for a matrix divided otherwise along its second dimension, which is read whole.
+        """
+        written, numel = self._written(name), torch.Size(self.shape(name)).numel()
+        if division.dim <= 0 and written.dim <= 0:  # both cut the flattened parameter into runs
+            first = (rank * (numel // division.ranks) if division.dim == 0 else 0) + offset
+            each, found = numel // written.ranks, []
+            for number in range(first // each, (first + length - 1) // each + 1):
+                start, stop = max(first, number * each), min(first + length, (number + 1) * each)
+                found.append(self._share(name, kind, number, start - number * each, stop - start))
+            return torch.cat(found)
+        if division == written:
+            return self._share(name, kind, rank, offset, length)
+        whole = self.full(name, kind)
+        share = whole if division.dim < 0 else whole.chunk(division.ranks, division.dim)[rank]
+        return share.flatten()[offset : offset + length]
+
+    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every undivided weight, averaged where the run averages: what `weights/` is exported from."""
+        for name in self.names:
+            yield name, self.full(name, AVERAGE if self.averaged else WEIGHT).to(dtype)
+
+    def _written(self, name: str) -> Division:
+        dim = self.state["parameters"][name][1]
+        return Division(dim, self.state["tensor"] if dim >= 0 else 1)
+
+    def _share(self, name: str, kind: str, rank: int, offset: int, length: int) -> torch.Tensor:
+        flat, filled = torch.empty(length), 0
+        for tensor_rank, start, count, file in self._where[name]:
+            first, last = max(offset, start), min(offset + length, start + count)
+            if first < last and tensor_rank == rank:
+                piece = self._open(file).get_slice(f"{name}@{start}/{kind}")[first - start : last - start]
+                flat[first - offset : last - offset] = piece
+                filled += last - first
+        assert filled == length, f"{self.path}: {filled} of {length} elements of {name}"
+        return flat
+
+    def _open(self, file: Path) -> Any:
+        if file not in self._files:
+            try:
+                self._files[file] = safe_open(file, framework="pt")
+            except (OSError, SafetensorError) as error:
+                mend = f"remove {self.path} to resume from the one before"
+                raise ConfigError(f"{file}: damaged checkpoint: {error}; {mend}") from error
+        return self._files[file]
+
+
+def digest(state: dict[str, Any]) -> str:
+    """sha256 of state.json's content beside its digest."""
+    content = {key: value for key, value in state.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from hitvideo.commands.common import device, progress_bar, sampling
+
+EXAMPLES = 4
+
+
+def evaluate_reconstruction(words: argparse.Namespace) -> None:
+    from hitvideo.data.clips import ClipSource
+    from hitvideo.data.pack import pack
+    from hitvideo.data.video_shards import list_shards
+    from hitvideo.evaluation import reconstruction
+    from hitvideo.metrics.i3d import load_i3d
+    from hitvideo.metrics.lpips import load_lpips
+    from hitvideo.runs.gallery import save_figures
+    from hitvideo.settings.data import LimitsSection
+    from hitvideo.tokenizer.video_tokenizer import load
+
+    tokenizer, clip = load(words.run / "weights", device())
+    judges = reconstruction.Judges(
+        load_lpips(words.lpips_weights, device()) if words.lpips_weights else None,
+        load_i3d(words.fvd_weights, device()) if words.fvd_weights else None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if words.videos:
+            pack(words.videos, Path(folder), per_shard=64)
+        source = ClipSource(list_shards(words.video_shards or folder), clip, LimitsSection())
+        samples = range(max(0, len(source) - words.clips), len(source))
+        with progress_bar(len(samples), "clip") as bar:
+            figures = reconstruction.reconstruction(tokenizer, source, samples, bar.update, judges)
+        reconstruction.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
+    save_figures(words.run, "reconstruction", figures)
+    print(json.dumps(figures) if words.json else reconstruction.reconstruction_table(figures))
+
+
+def evaluate_captions(words: argparse.Namespace) -> None:
+    from hitvideo.evaluation import captions
+    from hitvideo.generation.generator import load_run
+    from hitvideo.runs.gallery import save_figures, save_videos
+
+    generator = load_run(words.run, device(), words.video_tokenizer)
+    layout = generator.model.layout
+    with progress_bar(layout.starts[-1] - layout.window, "token") as bar:
+        figures, prompts, videos = captions.caption_accuracy(
+            generator, words.num, sampling(words), words.seed, bar.update
+        )
+    save_figures(words.run, "captions", figures)
+    shown = list(zip(prompts, videos, strict=True))[: 2 * EXAMPLES]
+    save_videos(words.run, "prompts", f"Prompts, guidance {words.guidance:g}", shown, generator.clip.fps)
+    captions.show_guidance(generator, prompts[:EXAMPLES], sampling(words), words.run)
+    print(json.dumps(figures))

@@ -1,0 +1,53 @@
+"""Commands that show files, machines and runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def export(words: argparse.Namespace) -> None:
+    from hitvideo.checkpoints.export import export
+    from hitvideo.ops.precision import DTYPES
+
+    checkpoint = export(words.run, words.out, words.names, DTYPES[words.dtype])
+    print(f"{words.out}: weights of {checkpoint}")
+
+
+def inspect(words: argparse.Namespace) -> None:
+    from hitvideo.reports.inspection import decode_sample, describe
+
+    if words.decode:
+        from hitvideo.video.encode import contact_sheet
+
+        out = words.out or Path(f"{Path(words.decode).name}.png")
+        contact_sheet(decode_sample(words.file, words.decode, words.weights), out)
+        print(f"{out}: with 1, 2, … levels, one row each")
+        return
+    figures = describe(words.file)
+    if words.json:
+        print(json.dumps(figures))
+        return
+    rows = figures.pop("levels", figures.pop("samples", []))
+    for key, value in figures.items():
+        print(f"{key:14} {value}")
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def doctor(words: argparse.Namespace) -> None:
+    from hitvideo.cluster.checks import doctor
+
+    findings = doctor()
+    if words.json:
+        print(json.dumps(findings))
+        return
+    for key, value in findings.items():
+        print(f"{key:20} {value}")
+
+
+def report(words: argparse.Namespace) -> None:
+    from hitvideo.reports.page import write
+
+    print(json.dumps(write(words.run)))

@@ -1,0 +1,69 @@
+"""Commands that compute before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from hitvideo import config
+from hitvideo.errors import ConfigError
+
+
+def show_config(words: argparse.Namespace) -> None:
+    from hitvideo.settings import programs
+
+    run = programs.load(words.run, words.override)
+    print(config.to_yaml(run), end="")
+    print("# derived")
+    for key, value in _derived(run).items():
+        print(f"#   {key}: {value}")
+
+
+def _derived(run: Any) -> dict[str, Any]:
+    from hitvideo.settings import programs
+
+    if isinstance(run, programs.TokenizeRun):
+        return {"clip and hierarchy": "those of video_tokenizer.weights"}
+    extent = run.video.extent
+    figures: dict[str, Any] = {
+        "grids": [tuple(grid) for grid in run.hierarchy.grids(extent)],
+        "tokens per clip": run.hierarchy.tokens(extent),
+        "bits per pixel": round(run.hierarchy.bits_per_pixel, 6),
+        "compression": round(run.hierarchy.compression, 1),
+    }
+    if isinstance(run, programs.PretrainRun):
+        from hitvideo.planning.flops import meta_model
+
+        model = meta_model(run)
+        ranks = run.cluster.nodes * run.cluster.devices_per_node // (run.parallel.tensor * run.parallel.context)
+        figures |= {"sequence length": model.layout.length, "parameters": sum(p.numel() for p in model.parameters())}
+        figures |= {"gradient accumulation": f"{run.train.accumulation(max(ranks, 1))} on {max(ranks, 1)} data-parallel ranks"}
+    return figures
+
+
+def show_plan(words: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from hitvideo.planning import language_model, video_tokenizer
+    from hitvideo.settings import programs
+
+    run = programs.load(words.run, words.override)
+    if isinstance(run, programs.TokenizeRun):
+        raise ConfigError(f"{words.run}: there is nothing to plan for tokenize_shards; give a run that trains")
+    figures = asdict(language_model.plan(run) if isinstance(run, programs.PretrainRun) else video_tokenizer.plan(run))
+    if words.json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key:26} {value:,.3f}" if isinstance(value, float) else f"{key:26} {value:{',' * isinstance(value, int)}}")
+    fits = figures["total_gib"] <= figures["available_gib"]
+    print("fits" if fits else "does NOT fit: use more devices, a larger parallel.tensor or activation_checkpointing=block")
+
+
+def slurm(words: argparse.Namespace) -> None:
+    from hitvideo.cluster import script as jobs
+
+    extra = jobs.cluster_words(words.cluster) if words.cluster else []
+    text = jobs.script(words.run, [*extra, *words.override], words.nodes)
+    print(f"submitted job {jobs.submit(text)}" if words.submit else text, end="\n" if words.submit else "")

@@ -1,0 +1,52 @@
+"""Which codes a tokenizer uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def code_use(codes: Sequence[Tensor], num_bits: Sequence[int]) -> dict[str, Tensor]:
+    """What a micro-batch's codes, coarsest level first, tell of collapse before a picture does.
+
+    `used_level_k`: different codes; `balance_level_k`: min(mean, 1 - mean) of the level's most one-sided bit, 0 is dead.
+    """
+    found = {}
+    for k, (indices, bits) in enumerate(zip(codes, num_bits, strict=True)):
+        shifts = torch.arange(bits, device=indices.device)
+        mean = ((indices.flatten()[:, None] >> shifts) & 1).float().mean(dim=0)  # (bits,)
+        found[f"used_level_{k}"] = torch.tensor(float(len(torch.unique(indices))), device=indices.device)
+        found[f"balance_level_{k}"] = torch.minimum(mean, 1 - mean).min()
+    return found
+
+
+class CodeCounts:
+    """Which of a level's codes occur, and how often each bit of them is 1."""
+
+    def __init__(self, num_bits: int) -> None:
+        self._codes: set[int] = set()
+        self._ones = np.zeros(num_bits)
+        self._cells = 0
+
+    def add(self, indices: torch.Tensor) -> None:
+        """Any shape of integers below 2**num_bits."""
+        flat = indices.flatten().cpu().numpy()
+        self._codes.update(flat.tolist())
+        self._ones += ((flat[:, None] >> np.arange(len(self._ones))) & 1).sum(0)
+        self._cells += len(flat)
+
+    @property
+    def used(self) -> int:
+        return len(self._codes)
+
+    @property
+    def balance(self) -> npt.NDArray[np.float64]:
+        """min(mean, 1 - mean) of every bit: 0.5 is even, 0 never changes."""
+        mean = self._ones / max(self._cells, 1)
+        balance: npt.NDArray[np.float64] = np.minimum(mean, 1 - mean)
+        return balance

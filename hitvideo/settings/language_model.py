@@ -1,0 +1,52 @@
+"""Settings of the language model and its text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hitvideo.config import Positive, Section
+from hitvideo.errors import ConfigError
+
+
+class LLMSection(Section):
+    """The decoder-only transformer."""
+
+    layers: Positive
+    width: Positive
+    """D, the residual stream."""
+    heads: Positive
+    kv_heads: Positive
+    """Key/value heads of grouped-query attention; equal to `heads` for plain multi-head attention."""
+    hidden: Positive
+    """Width inside SwiGLU."""
+    rope_axes: tuple[Positive, Positive, Positive]
+    """Dimensions of a head that rotate with t, h and w; even, their sum is width / heads."""
+    rope_theta: float = Field(10000.0, gt=1)
+    norm_eps: float = Field(1e-5, gt=0)
+    qk_norm: bool = False
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> LLMSection:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
+        if sum(self.rope_axes) != self.head_dim or any(axis % 2 for axis in self.rope_axes):
+            raise ConfigError(f"rope_axes {list(self.rope_axes)} must be even and sum to the head's {self.head_dim} dimensions")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class TextSection(Section):
+    model: str | None = None
+    """A sentencepiece `.model`; null: the run trains one on its dataset's captions and keeps it in the run directory."""
+    vocab_size: int = Field(32000, ge=261)
+    """Ids reserved for text; a model may use fewer."""
+    window: int = Field(128, ge=2)
+    """Slots for BOS, caption and EOS."""

@@ -1,0 +1,78 @@
+"""Frames to mp4 and PNG files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from hitvideo.files import replace_file
+from hitvideo.video.decode import SCALING
+from hitvideo.video.pixels import Frames
+
+BT709 = 1  # matrix, primaries and transfer all have the number 1 in H.264
+
+
+def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
+    """H.264 yuv420p in MP4 of frames uint8 (T, H, W, 3); the same bytes for the same input.
+
+    Smaller `crf` is better and bigger. Raises ValueError where H or W is odd: 4:2:0 has no half chroma sample.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(f"expected uint8 frames (T, H, W, 3), at least one; got {frames.dtype} {frames.shape}")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 in yuv420p needs even sizes, got {width}×{height} pixels; crop or pad by one")
+    rate = Fraction(fps).limit_denominator(1001)  # 23.976… becomes 24000/1001
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.thread_count = 1  # x264 decides differently with other thread counts
+        context.time_base = 1 / rate
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = ColorRange.MPEG
+        for number, pixels in enumerate(frames):
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=SCALING, threads=1)
+            frame.pts, frame.time_base = number, 1 / rate
+            _mux(container, stream.encode(frame), rate)
+        _mux(container, stream.encode(None), rate)
+    return buffer.getvalue()
+
+
+def _mux(container: Any, packets: Sequence[Any], rate: Fraction) -> None:
+    """With durations, which the encoder leaves out: without them the last frame has no end."""
+    for packet in packets:
+        packet.duration = round(1 / rate / packet.time_base)
+        container.mux(packet)
+
+
+def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> None:
+    """`encode_mp4` into a file, whole or not at all."""
+    replace_file(path, encode_mp4(frames, fps, crf))
+
+
+def contact_sheet(rows: Sequence[Frames], path: Path, gap: int = 2) -> None:
+    """A PNG with one row per video, its frames (T, H, W, 3) side by side, `gap` grey pixels between."""
+    if not rows:
+        raise ValueError("a contact sheet needs at least one video")
+    height = gap + sum(row.shape[1] + gap for row in rows)
+    width = gap + max(row.shape[0] * (row.shape[2] + gap) for row in rows)
+    sheet, top = np.full((height, width, 3), 96, np.uint8), gap
+    for row in rows:
+        for number, pixels in enumerate(row):
+            left = gap + number * (row.shape[2] + gap)
+            sheet[top : top + row.shape[1], left : left + row.shape[2]] = pixels
+        top += row.shape[1] + gap
+    encoder: Any = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "rgb24", Fraction(1)
+    packets = encoder.encode(av.VideoFrame.from_ndarray(sheet, format="rgb24")) + encoder.encode(None)
+    replace_file(path, b"".join(bytes(packet) for packet in packets))
