@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := demo
-EXPERIMENT := experiments/levels
+EXPERIMENT := runs/levels
 OVER ?=# overrides for the demo's programs, as in make demo OVER="train.steps=50"
 
 # DeepSpeed must not build CUDA ops, nor look for a GPU's runtime to do so.
@@ -41,7 +41,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python -m $$(echo $${bench%.py} | tr / .) || exit 1; done
+	for bench in benchmarks/[a-z]*.py; do $(BIN)/python -m $$(echo $${bench%.py} | tr / .) || exit 1; done
 
 # The whole path, by the commands a user types. Run it again and it goes on where it stopped; `rm -r demo` starts over.
 demo: $(READY)
@@ -63,9 +63,9 @@ demo: $(READY)
 # The tokenizer's experiments, on moving shapes and on your own captioned clips (a folder, or a TSV with file and caption), and
 # their tables in README.md: make experiment-levels [CLIPS=SRC]. About two hours on two cores; run it again and it goes on.
 experiment-levels: $(READY)
-	$(BIN)/python tests/experiments/levels.py $(EXPERIMENT) shapes
-	test -z "$(CLIPS)" || $(BIN)/python tests/experiments/levels.py $(EXPERIMENT) clips "$(CLIPS)"
-	$(BIN)/python tests/experiments/levels.py $(EXPERIMENT) tables
+	$(BIN)/python experiments/levels.py $(EXPERIMENT) shapes
+	test -z "$(CLIPS)" || $(BIN)/python experiments/levels.py $(EXPERIMENT) clips "$(CLIPS)"
+	$(BIN)/python experiments/levels.py $(EXPERIMENT) tables
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

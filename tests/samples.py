@@ -17,8 +17,7 @@ from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.settings.video_tokenizer import LossSection
 from hitvideo.tokenizer.losses import code_losses, distances
 from hitvideo.tokenizer.video_tokenizer import Reconstruction
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT
 
 
 def whole_loss(reconstruction: Reconstruction, video: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,10 @@ from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
 from hitvideo.tokenizer.conv import Block
 from hitvideo.tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
 from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
+from tests.conftest import ROOT
 from tests.samples import whole_loss
 
-PARTS = Path(__file__).parents[2] / "yaml_configs" / "parts"
+PARTS = ROOT / "yaml_configs" / "parts"
 TINY = config.resolve(PARTS / "hierarchy" / "tiny.yaml")
 HIERARCHY = config.build(Hierarchy, TINY["hierarchy"], "tiny.yaml")
 CLIP = config.build(Clip, TINY["video"], "tiny.yaml")

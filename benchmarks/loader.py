@@ -1,6 +1,6 @@
 """The loader against plain webdataset, litdata and a Megatron-style bin + idx: tokens per second, start-up, a billion samples.
 
-    python -m tests.benchmarks.bench_loader [SAMPLES] [FOLDER]
+    python -m benchmarks.loader [SAMPLES] [FOLDER]
 
 All sides hold the same samples (3,264 uint16 indices and a caption each), are read by one thread in turn in one process,
 warm, and give the same thing: int64 tensors (8, 3264) and their captions. Ours, with every checksum verified, and the

@@ -1,6 +1,6 @@
 """Training step on two processes: our engine (DeepSpeed ZeRO-3) against torch's FSDP2, the same model, data and optimizer.
 
-    python -m tests.benchmarks.bench_fsdp2
+    python -m benchmarks.fsdp2
 
 Both are timed in turn in one process group, fp32 (gloo on CPUs; on GPUs NCCL, two of them). Prints seconds a step of each and
 the ratio of their tokens per second.
@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 from torch.distributed.fsdp import fully_shard
 
+from benchmarks.llama import build
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.settings.training import ParallelSection, TrainSection
-from tests.benchmarks.bench_llama import build
 from tests.worlds import run_ranks
 
 ROUNDS = 5

@@ -15,8 +15,9 @@ from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import VideoError, decode_clip, probe
 from hitvideo.video.encode import contact_sheet, encode_mp4, write_mp4
 from hitvideo.video.pixels import to_uint8, to_unit
+from tests.conftest import CLIPS
 
-ODD = Path(__file__).parents[2] / "shared" / "clips" / "odd"
+ODD = CLIPS / "odd"
 LIMITS = LimitsSection()
 TICK = Fraction(1, 90000)
 

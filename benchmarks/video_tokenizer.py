@@ -1,6 +1,6 @@
 """Encode and decode frames/s of our single-level 4×8×8 preset against diffusers' AutoencoderKLCosmos.
 
-    python -m tests.benchmarks.bench_video_tokenizer
+    python -m benchmarks.video_tokenizer
 
 Both have random weights and the same compression in time and space, and are timed in turn in one process on the same
 clip; quantising is inside our time. Rows below: what bf16 and the channels' place in memory change for ours.
@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLCosmos
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 
-PRESET = Path(__file__).parents[2] / "yaml_configs/pretrain_tokenizer/single_4x8x8.yaml"
+PRESET = Path(__file__).parents[1] / "yaml_configs/pretrain_tokenizer/single_4x8x8.yaml"
 FRAMES, SIDE, ROUNDS = 9, 128, 3
 
 

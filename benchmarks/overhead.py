@@ -1,6 +1,6 @@
 """What logging, MLflow and checkpoints cost a training step: the same run with all of them and with none, in turn.
 
-    python -m tests.benchmarks.bench_overhead
+    python -m benchmarks.overhead
 
 One process, a model of 62 M parameters. A run logs and saves as often for its step time as the shipped 1B run does: a row every
 10 steps, a checkpoint every 500 of them; here steps are timed in blocks between which only these differ. Prints the median
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.llama import build
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import start
@@ -25,7 +26,6 @@ from hitvideo.settings.programs import PretrainRun, load_as
 from hitvideo.settings.run import CheckpointSection, TrackingSection
 from hitvideo.settings.training import ParallelSection, TrainSection
 from pretrain.meter import Meter
-from tests.benchmarks.bench_llama import build
 from tests.conftest import ROOT
 
 ROUNDS, STEPS = 4, 5

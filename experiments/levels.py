@@ -1,8 +1,8 @@
 """The tokenizer's experiments at small scale, and their tables in the README.
 
-    python tests/experiments/levels.py OUT shapes [--seeds 3]    moving shapes: four levels over seeds; temporal factors
-    python tests/experiments/levels.py OUT clips SRC             your clips: one level against four; temporal factors
-    python tests/experiments/levels.py OUT tables                write what OUT holds between the README's markers
+    python experiments/levels.py OUT shapes [--seeds 3]    moving shapes: four levels over seeds; temporal factors
+    python experiments/levels.py OUT clips SRC             your clips: one level against four; temporal factors
+    python experiments/levels.py OUT tables                write what OUT holds between the README's markers
 
 Every run is one of `python -m pretrain.video_tokenizer` on one core, two at a time; what is finished is not run again.
 They ask: what do levels cost at equal bits, and what does a prefix of them give? And how much does a longer cell in time
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "yaml_configs/pretrain_tokenizer"
 README = ROOT / "README.md"
 HITVIDEO = str(Path(sys.executable).with_name("hitvideo"))

@@ -1,6 +1,6 @@
 """The offline job's frames per second against its two ceilings: decoding alone and encoding alone.
 
-    python -m tests.benchmarks.bench_tokenize_job
+    python -m benchmarks.tokenize_job
 
 Videos of 128×128 are rendered and packed, then timed in turn, in one run: the decoding pool alone (one worker
 process), the encoder alone on clips that are in memory (one thread), and the job, which does both at once and commits.

@@ -1,6 +1,6 @@
 """Training step of our language model against Hugging Face's Llama with torch AdamW: same trunk, length and vocabulary.
 
-    python -m tests.benchmarks.bench_llama
+    python -m benchmarks.llama
 
 Both are timed in turn in one process, fp32, on whatever device there is. Ours computes the head of a level only on its own
 slots; Llama's computes all logits everywhere. Prints seconds a step of each and the ratio of tokens per second.
