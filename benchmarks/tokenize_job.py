@@ -21,7 +21,7 @@ from hitvideo.data.video_shards import list_shards, scan
 from hitvideo.hierarchy import Clip, Hierarchy, Level
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import Encoder
 from tokenize_shards.job import Pipeline

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKLCosmos
 
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 
 PRESET = Path(__file__).parents[1] / "yaml_configs/pretrain_tokenizer/single_4x8x8.yaml"
 FRAMES, SIDE, ROUNDS = 9, 128, 3

@@ -24,7 +24,8 @@ def process_name() -> str:
 def replacing(path: Path, synced: bool = True) -> Iterator[Path]:
     """A temporary path to write to; on leaving the block the file takes the name `path` by one rename.
 
-    A reader sees the old file or the new one, never a part. If the block raises, the temporary file is removed. The folder is made if needed. `synced`:
+    A reader sees the old file or the new one, never a part. If the block raises, the temporary file is removed. The
+    folder is made if needed. `synced`:
     the content is on the disk before the rename; False for files that may be lost with the machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

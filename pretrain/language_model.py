@@ -121,7 +121,7 @@ def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) -> No
     named = settings.video_tokenizer.weights
     if named is None:
         return
-    from hitvideo.tokenizer.video_tokenizer import fingerprint
+    from hitvideo.video_tokenizer.model import fingerprint
 
     found = dataset.manifest["video_tokenizer"]["fingerprint"]
     if fingerprint(Path(named)) != found:

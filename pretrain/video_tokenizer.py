@@ -28,9 +28,9 @@ from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.program import command_line, guarded
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.tokenizer.losses import sample_prefix
-from hitvideo.tokenizer.phases import place, unquantized_share
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.losses import sample_prefix
+from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.phases import place, unquantized_share
 from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
 from pretrain.video_tokenizer_objective import Objective, perceptual_of
 

@@ -19,10 +19,10 @@ from hitvideo.metrics.code_use import code_use
 from hitvideo.metrics.distances import psnr
 from hitvideo.metrics.lpips import LPIPS, load_lpips
 from hitvideo.settings.programs import VideoTokenizerRun
-from hitvideo.tokenizer.discriminator import Discriminator, LeCam, judge
-from hitvideo.tokenizer.losses import code_losses, distances
-from hitvideo.tokenizer.phases import Place
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, judge
+from hitvideo.video_tokenizer.losses import code_losses, distances
+from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.phases import Place
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.settings.video_tokenizer import LossSection
-from hitvideo.tokenizer.losses import code_losses, distances
-from hitvideo.tokenizer.video_tokenizer import Reconstruction
+from hitvideo.video_tokenizer.losses import code_losses, distances
+from hitvideo.video_tokenizer.model import Reconstruction
 from tests.conftest import ROOT
 
 

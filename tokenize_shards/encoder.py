@@ -17,9 +17,9 @@ from hitvideo.config import needed
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip
 from hitvideo.settings.programs import TokenizeRun
-from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from hitvideo.video.decode import Fit
 from hitvideo.video.pixels import Frames
+from hitvideo.video_tokenizer.model import fingerprint, load
 from tokenize_shards.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo.metrics.lpips import load_lpips
     from hitvideo.runs.gallery import save_figures
     from hitvideo.settings.data import LimitsSection
-    from hitvideo.tokenizer.video_tokenizer import load
+    from hitvideo.video_tokenizer.model import load
 
     tokenizer, clip = load(words.run / "weights", device())
     judges = reconstruction.Judges(

@@ -34,10 +34,10 @@ def reconstruct(words: argparse.Namespace) -> None:
     import torch
 
     from hitvideo.settings.data import LimitsSection
-    from hitvideo.tokenizer.video_tokenizer import load
     from hitvideo.video.decode import decode_clip
     from hitvideo.video.encode import contact_sheet
     from hitvideo.video.pixels import to_uint8, to_unit
+    from hitvideo.video_tokenizer.model import load
 
     tokenizer, clip = load(words.weights, device())
     frames = decode_clip(words.video, clip, LimitsSection(), name=str(words.video))

@@ -23,10 +23,10 @@ from hitvideo.metrics.distances import frechet_distance, psnr, ssim
 from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import LPIPS
 from hitvideo.runs.gallery import save_videos
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.video.encode import contact_sheet
 from hitvideo.video.h264 import h264_at
 from hitvideo.video.pixels import Frames, to_uint8, to_unit
+from hitvideo.video_tokenizer.model import VideoTokenizer
 
 log = logging.getLogger(__name__)
 _DEAD = 0.1

@@ -23,8 +23,8 @@ from hitvideo.ops.precision import DTYPES
 from hitvideo.sequence.layout import make_layout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer, fingerprint, load
 from hitvideo.video.pixels import to_uint8
+from hitvideo.video_tokenizer.model import VideoTokenizer, fingerprint, load
 
 
 @dataclass(frozen=True)

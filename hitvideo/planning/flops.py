@@ -16,7 +16,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 
 FORWARD_AND_BACKWARD = 3
 

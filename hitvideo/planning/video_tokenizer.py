@@ -9,7 +9,7 @@ import torch
 from hitvideo.planning.flops import FORWARD_AND_BACKWARD, training_flops_per_clip
 from hitvideo.planning.zero import GIB, model_states
 from hitvideo.settings.programs import VideoTokenizerRun
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 
 
 @dataclass(frozen=True)

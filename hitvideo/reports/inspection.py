@@ -85,7 +85,7 @@ def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Fr
     """
     import torch
 
-    from hitvideo.tokenizer.video_tokenizer import fingerprint, load
+    from hitvideo.video_tokenizer.model import fingerprint, load
 
     sample = next((sample for sample in _token_samples(shard) if sample.key == key), None)
     if sample is None:

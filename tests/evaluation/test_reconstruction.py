@@ -20,8 +20,8 @@ from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import load_lpips
 from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
 from hitvideo.video.encode import encode_mp4
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.samples import tiny_hierarchy, write_lpips_weights
 
 

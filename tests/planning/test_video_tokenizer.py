@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hitvideo.planning.flops import training_flops_per_clip
 from hitvideo.planning.video_tokenizer import plan
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.samples import ROOT, whole_loss
 
 RUNS = ROOT / "yaml_configs" / "pretrain_tokenizer"
@@ -25,7 +25,7 @@ def test_the_paper_preset_has_the_papers_figures() -> None:
     assert round(24 / figures.bits_per_pixel, 1) == 1713.4
     assert 150e6 < figures.parameters < 250e6
     assert figures.parameters == figures.encoder_parameters + figures.quantizer_parameters + figures.decoder_parameters
-    # bf16 weights and fp32 gradients whole on every device; fp32 masters, moments and average divided over 16 (ZeRO-1); a bucket
+    # bf16 weights and fp32 gradients whole on every device; fp32 masters, moments, average over 16 (ZeRO-1); a bucket
     assert figures.total_gib == pytest.approx((figures.parameters * (2 + 4 + 16 / 16) + 2 * 50e6) / 2**30)
 
 

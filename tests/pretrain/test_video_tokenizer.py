@@ -14,7 +14,7 @@ from hitvideo.data.pack import write_moving_shapes
 from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.tokenizer.video_tokenizer import load
+from hitvideo.video_tokenizer.model import load
 from pretrain.video_tokenizer_objective import perceptual_of
 from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks

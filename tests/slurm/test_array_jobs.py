@@ -13,7 +13,7 @@ import torch
 import tokenize_shards.__main__ as program
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
 from tests.slurm.cluster import Cluster, logs_on_failure, until

@@ -10,7 +10,7 @@ import torch
 from hitvideo import config
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
 

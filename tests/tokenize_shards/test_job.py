@@ -20,10 +20,10 @@ from hitvideo.errors import ConfigError
 from hitvideo.files import sha256
 from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.tokenize_shards import TaskSection
-from hitvideo.tokenizer.video_tokenizer import fingerprint, load
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import encode_mp4
 from hitvideo.video.pixels import to_unit
+from hitvideo.video_tokenizer.model import fingerprint, load
 from tests.samples import tiny_hierarchy
 from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
 from tokenize_shards import job

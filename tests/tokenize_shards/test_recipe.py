@@ -17,10 +17,10 @@ from hitvideo.hierarchy import Clip
 from hitvideo.reports.inspection import decode_sample
 from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.programs import TokenizeRun, load_as
-from hitvideo.tokenizer.video_tokenizer import load
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import contact_sheet, encode_mp4
 from hitvideo.video.pixels import to_uint8, to_unit
+from hitvideo.video_tokenizer.model import load
 from tests.tokenize_shards.conftest import words
 from tokenize_shards.__main__ import main
 from tokenize_shards.encoder import Encoder, bit_agreement, golden_clip

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hitvideo.settings.video_tokenizer import AdversarialSection
-from hitvideo.tokenizer.conv import NORM_GROUPS, PIXEL_CHANNELS, keep_variance
+from hitvideo.video_tokenizer.conv import NORM_GROUPS, PIXEL_CHANNELS, keep_variance
 
 _SLOPE = 0.2
 _LARGEST_RATIO = 1e4

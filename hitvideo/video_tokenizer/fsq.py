@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hitvideo.errors import ConfigError
 from hitvideo.ops.precision import full_precision
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 
 EPSILON = 1e-3  # widens tanh's range so that the outermost steps can be reached
 

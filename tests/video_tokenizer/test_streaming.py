@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from hitvideo.hierarchy import Hierarchy, Level
 from hitvideo.settings.programs import VideoTokenizerRun, load_as
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.conv import Carry
-from hitvideo.tokenizer.video_tokenizer import VideoTokenizer
+from hitvideo.video_tokenizer.conv import Carry
+from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.conftest import ROOT
 
 FOUR_LEVELS = tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)])
@@ -88,7 +88,7 @@ def test_wrong_chunks_are_explained() -> None:
 PEAK = """
 import resource, sys
 import torch
-from tests.tokenizer.test_streaming import make
+from tests.video_tokenizer.test_streaming import make
 torch.set_num_threads(1)
 tokenizer, frames = make("4x8x8"), int(sys.argv[1])
 chunks = (torch.rand(1, 3, 16, 128, 128) for _ in range(frames // 16))

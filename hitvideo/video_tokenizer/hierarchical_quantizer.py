@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from hitvideo.hierarchy import Grid, Hierarchy
 from hitvideo.ops.precision import full_precision
-from hitvideo.tokenizer.conv import Triple, keep_variance, rms_normalise
-from hitvideo.tokenizer.fsq import FSQ
-from hitvideo.tokenizer.lfq import LFQ
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.video_tokenizer.conv import Triple, keep_variance, rms_normalise
+from hitvideo.video_tokenizer.fsq import FSQ
+from hitvideo.video_tokenizer.lfq import LFQ
+from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 
 # LFQ's customary 100 (temperature 0.01) suits latents near zero. Normalised ones have size 1: p(bit) = sigmoid(4 · 100 · 1)
 # is saturated, and the entropy loss has no gradient but for the few channels that happen to lie within 0.01 of zero.

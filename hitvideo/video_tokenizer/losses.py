@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.settings.video_tokenizer import LossSection
-from hitvideo.tokenizer.video_tokenizer import Reconstruction
+from hitvideo.video_tokenizer.model import Reconstruction
 
 _LOG_FLOOR = 2e-4  # 43 dB: a clip that good need not get better
 

@@ -1,7 +1,7 @@
 """Which phase a step belongs to."""
 
 from hitvideo.settings.video_tokenizer import PhaseSection
-from hitvideo.tokenizer.phases import place, unquantized_share
+from hitvideo.video_tokenizer.phases import place, unquantized_share
 
 PHASES = [PhaseSection(name=name, steps=steps) for name, steps in (("a", 3), ("b", 1), ("c", 4))]
 

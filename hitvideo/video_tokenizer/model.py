@@ -27,9 +27,9 @@ from hitvideo.errors import ConfigError
 from hitvideo.files import replacing
 from hitvideo.hierarchy import Clip, Grid, Hierarchy
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.autoencoder import Decoder, Encoder
-from hitvideo.tokenizer.conv import PIXEL_CHANNELS, Carry
-from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
+from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder
+from hitvideo.video_tokenizer.conv import PIXEL_CHANNELS, Carry
+from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantizer
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "video_tokenizer.yaml"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from vector_quantize_pytorch import LFQ as LibraryLFQ
 
-from hitvideo.tokenizer.lfq import LFQ, LIBRARY_INV_TEMPERATURE, indices_to_signs, signs_to_indices
+from hitvideo.video_tokenizer.lfq import LFQ, LIBRARY_INV_TEMPERATURE, indices_to_signs, signs_to_indices
 
 GRID = (2, 3, 4)
 

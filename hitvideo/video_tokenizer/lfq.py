@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.ops.precision import full_precision
-from hitvideo.tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 
 LIBRARY_INV_TEMPERATURE = 100.0
 LARGEST_GROUP = 9

@@ -7,7 +7,7 @@ import torch
 from vector_quantize_pytorch import FSQ as LibraryFSQ
 
 from hitvideo.errors import ConfigError
-from hitvideo.tokenizer.fsq import FSQ, channel_steps
+from hitvideo.video_tokenizer.fsq import FSQ, channel_steps
 
 
 @pytest.mark.parametrize("num_bits", range(2, 40))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hitvideo.errors import ConfigError
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer.conv import (
+from hitvideo.video_tokenizer.conv import (
     PIXEL_CHANNELS,
     Block,
     Carry,

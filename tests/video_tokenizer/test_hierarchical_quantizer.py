@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hitvideo.hierarchy import Grid, Hierarchy, Level
-from hitvideo.tokenizer.hierarchical_quantizer import HierarchicalQuantizer
+from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantizer
 
 HIERARCHY = Hierarchy(levels=tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)]))
 CHANNELS = 6

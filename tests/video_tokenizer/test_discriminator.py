@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hitvideo.settings.video_tokenizer import AdversarialSection
-from hitvideo.tokenizer.discriminator import Discriminator, LeCam, judge
+from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, judge
 
 
 def test_shapes() -> None:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Level
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.tokenizer import conv
-from hitvideo.tokenizer.autoencoder import Decoder, Encoder, strides
-from hitvideo.tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth
+from hitvideo.video_tokenizer import conv
+from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder, strides
+from hitvideo.video_tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth
 
 DOWN = (4, 4, 4)
 SECTION = VideoTokenizerSection(patch=2, channels=(8, 16, 24), blocks=1, latent_channels=6)

@@ -12,9 +12,9 @@ from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Clip, Hierarchy
 from hitvideo.metrics.code_use import code_use
 from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
-from hitvideo.tokenizer.conv import Block
-from hitvideo.tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
-from hitvideo.tokenizer.video_tokenizer import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
+from hitvideo.video_tokenizer.conv import Block
+from hitvideo.video_tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
+from hitvideo.video_tokenizer.model import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
 from tests.conftest import ROOT
 from tests.samples import whole_loss
 
