@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.hierarchy import Extent, Hierarchy, Level
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
@@ -42,7 +42,7 @@ def build(device: torch.device) -> tuple[Loss, LanguageModel, int]:
     """Our model, the loss of one row, and the row's slots."""
     levels = tuple(Level(down=down, num_bits=10) for down in ((16, 32, 32), (8, 16, 16), (4, 8, 8)))
     hierarchy = Hierarchy(levels=levels)
-    layout = SequenceLayout(Vocab(TEXT, hierarchy), hierarchy, Grid(16, 128, 128), WINDOW)
+    layout = SequenceLayout(Vocab(TEXT, hierarchy), hierarchy, Extent(16, 128, 128), WINDOW)
     section = LLMSection(layers=LAYERS, width=WIDTH, heads=HEADS, kv_heads=HEADS, hidden=HIDDEN, rope_axes=(16, 24, 24))
     model = LanguageModel(section, layout)
     initialize(model, WIDTH, LAYERS, seed=0)

@@ -22,14 +22,14 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import start
 from hitvideo.runs.tracking import Tracker
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from hitvideo.settings.run import CheckpointSection, TrackingSection
 from hitvideo.settings.training import ParallelSection, TrainSection
 from pretrain.meter import Meter
 from tests.conftest import ROOT
 
 ROUNDS, STEPS = 4, 5
-RUN = load_as(PretrainRun, ROOT / "yaml_configs/pretrain/1b.yaml")
+RUN = load_settings_as(PretrainRun, ROOT / "yaml_configs/pretrain/1b.yaml")
 
 
 def main() -> None:

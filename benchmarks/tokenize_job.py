@@ -3,7 +3,7 @@
     python -m benchmarks.tokenize_job
 
 Videos of 128×128 are rendered and packed, then timed in turn, in one run: the decoding pool alone (one worker
-process), the encoder alone on clips that are in memory (one thread), and the job, which does both at once and commits.
+process), the device_tokenizer alone on clips that are in memory (one thread), and the job, which does both at once and commits.
 The job's ceiling is the slower of the two; here that is encoding.
 """
 
@@ -18,15 +18,15 @@ import torch
 
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import list_shards, scan
-from hitvideo.hierarchy import Clip, Hierarchy, Level
+from hitvideo.hierarchy import ClipShape, Hierarchy, Level
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from tokenize_shards.decoding import DecodingPool
-from tokenize_shards.encoder import Encoder
+from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.job import Pipeline
 
-CLIP = Clip(frames=16, height=128, width=128, fps=8)
+CLIP = ClipShape(frames=16, height=128, width=128, fps=8)
 CLIPS, PER_SHARD, BATCH, ROUNDS = 32, 16, 4, 3
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, DecodingPool(1, 60, 4) as pool:
         folder = Path(name)
         run = make_run(folder)
-        encoder, shards = Encoder(run), list_shards(str(folder / "videos"))
-        work = [(shard, member, encoder.recipe) for shard in shards for member in scan(shard).samples]
+        device_tokenizer, shards = DeviceTokenizer(run), list_shards(str(folder / "videos"))
+        work = [(shard, member, device_tokenizer.recipe) for shard in shards for member in scan(shard).samples]
         clips = [pool.submit(*item).result().clips[0] for item in work]  # also starts the worker
 
         def decode() -> None:
@@ -56,13 +56,13 @@ def main() -> None:
 
         def encode() -> None:
             for start in range(0, CLIPS, BATCH):
-                for indices in encoder(clips[start : start + BATCH]):
+                for indices in device_tokenizer(clips[start : start + BATCH]):
                     indices.cpu()
 
         def job() -> None:
             out = folder / f"out{time.monotonic_ns()}"
             out.mkdir()
-            pipeline = Pipeline(encoder, pool, out)
+            pipeline = Pipeline(device_tokenizer, pool, out)
             start = time.perf_counter()
             assert len(list(pipeline(shards, lambda _: None))) == len(shards)
             busy.append(pipeline.stages.encode / (time.perf_counter() - start))
@@ -85,7 +85,7 @@ def main() -> None:
         print(f"job : the slower of the two = {rates['job'] / ceiling:.2f} in wall time")
         alone, within = statistics.median(cpu["encode only"]), statistics.median(cpu["job"])
         print(f"  … in CPU time of the encoding process, whatever else runs on the machine: {alone / within:.2f}")
-        print(f"the encoder is busy {100 * statistics.median(busy):.0f} % of the job's time")
+        print(f"the device_tokenizer is busy {100 * statistics.median(busy):.0f} % of the job's time")
 
 
 if __name__ == "__main__":

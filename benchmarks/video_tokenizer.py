@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLCosmos
 
-from hitvideo.settings.programs import VideoTokenizerRun, load_as
+from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.video_tokenizer.model import VideoTokenizer
 
 PRESET = Path(__file__).parents[1] / "yaml_configs/pretrain_tokenizer/single_4x8x8.yaml"
@@ -24,7 +24,7 @@ FRAMES, SIDE, ROUNDS = 9, 128, 3
 
 
 def ours(device: torch.device) -> VideoTokenizer:
-    run = load_as(VideoTokenizerRun, PRESET)
+    run = load_settings_as(VideoTokenizerRun, PRESET)
     return VideoTokenizer(run.video_tokenizer, run.hierarchy).eval().to(device)
 
 

@@ -51,6 +51,22 @@ _Loader.add_implicit_resolver(
 )
 
 
+RENAMED = {("video",): ("clip",), ("data", "block"): ("data", "read_together")}
+"""Keys of older files and what they are called now. Both spellings are read, in files and on the command line."""
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    for (*old_parents, old), (*_, new) in RENAMED.items():
+        section: Any = content
+        for parent in old_parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict) and old in section:
+            if new in section:
+                raise ConfigError(f"'{old}' is the old name of '{new}'; keep '{new}' alone")
+            section[new] = section.pop(old)
+    return content
+
+
 def parse_value(text: str) -> Any:
     """One YAML value from the command line: `8`, `3e-4`, `true`, `null`, `[1, 2]`, or a plain string."""
     try:
@@ -74,7 +90,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys, this file holds a {type(content).__name__}")
-    return content
+    return _renamed(content)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         nested: Any = parse_value(text)
         for part in reversed(dotted.split(".")):
             nested = {part: nested}
-        result = merge(result, nested)
+        result = merge(result, _renamed(nested))
     return result
 
 

@@ -14,6 +14,7 @@ bits per pixel = Σ num_bits / (dt·dh·dw); compression = 24 / bits per pixel.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -26,7 +27,7 @@ LARGEST_SUB_CODE = 12
 
 
 class Grid(NamedTuple):
-    """Extent of a level in latent cells, or of a clip in (frames, pixels, pixels)."""
+    """Extent of a level, in latent cells."""
 
     t: int
     h: int
@@ -37,7 +38,15 @@ class Grid(NamedTuple):
         return self.t * self.h * self.w
 
 
-class Clip(Section):
+class Extent(NamedTuple):
+    """Extent of a clip, in frames and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+
+class ClipShape(Section):
     """The clips a run works on: length, size and rate."""
 
     frames: int = Field(gt=0)
@@ -50,8 +59,8 @@ class Clip(Section):
     """Frames per second at which the source is sampled."""
 
     @property
-    def extent(self) -> Grid:
-        return Grid(self.frames, self.height, self.width)
+    def extent(self) -> Extent:
+        return Extent(self.frames, self.height, self.width)
 
 
 class Level(Section):
@@ -84,7 +93,7 @@ class Level(Section):
 
     @property
     def bits_per_pixel(self) -> float:
-        return self.num_bits / Grid(*self.down).cells
+        return self.num_bits / math.prod(self.down)
 
 
 class Hierarchy(Section):
@@ -115,31 +124,32 @@ class Hierarchy(Section):
         """Against raw 24-bit RGB."""
         return RAW_BITS_PER_PIXEL / self.bits_per_pixel
 
-    def grids(self, clip: Grid) -> list[Grid]:
+    def grids(self, extent: Extent) -> list[Grid]:
         """Every level's grid for a clip of (T, H, W). T is padded up to whole coarsest cells; H and W must divide.
 
         Raises ConfigError where a height or width is not a multiple of the coarsest level's factor.
         """
         coarsest = self.levels[0].down
-        for name, size, factor in (("height", clip.h, coarsest[1]), ("width", clip.w, coarsest[2])):
+        for name, size, factor in (("height", extent.height, coarsest[1]), ("width", extent.width, coarsest[2])):
             if size % factor:
                 near = max(factor, round(size / factor) * factor)
                 raise ConfigError(f"{name} {size} is not a multiple of {factor}, the coarsest level's cell; try {near}")
-        padded = clip.t + -clip.t % coarsest[0]
-        return [Grid(padded // dt, clip.h // dh, clip.w // dw) for dt, dh, dw in (level.down for level in self.levels)]
+        padded = extent.frames + -extent.frames % coarsest[0]
+        downs = (level.down for level in self.levels)
+        return [Grid(padded // dt, extent.height // dh, extent.width // dw) for dt, dh, dw in downs]
 
-    def tokens(self, clip: Grid) -> int:
-        return sum(grid.cells for grid in self.grids(clip))
+    def tokens(self, extent: Extent) -> int:
+        return sum(grid.cells for grid in self.grids(extent))
 
-    def describe(self, clip: Grid) -> dict[str, object]:
+    def describe(self, extent: Extent) -> dict[str, object]:
         """The figures of `hitvideo inspect HIERARCHY.yaml --json`."""
         rows = [
             {"grid": list(grid), "tokens": grid.cells, "num_bits": level.num_bits, "down": list(level.down)}
-            for grid, level in zip(self.grids(clip), self.levels, strict=True)
+            for grid, level in zip(self.grids(extent), self.levels, strict=True)
         ]
         return {
             "levels": rows,
-            "tokens": self.tokens(clip),
+            "tokens": self.tokens(extent),
             "bpp": self.bits_per_pixel,
             "compression": round(self.compression, 1),
         }

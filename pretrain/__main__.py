@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from hitvideo.data.blend import open_tokens
 from hitvideo.runs.program import command_line, guarded
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain.language_model import _check_tokenizer, make_job
 from pretrain.loop import opened, train
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    settings = load_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
-    dataset = open_tokens(settings.data, settings.video)
+    settings = load_settings_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
+    dataset = open_tokens(settings.data, settings.clip)
     _check_tokenizer(settings, dataset)
     with opened(settings) as (topology, directory, tracker):
         return train(make_job(settings, dataset, topology, directory, tracker))

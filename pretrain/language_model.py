@@ -44,7 +44,7 @@ def make_job(
     source = TokenSource(dataset, layout, text, settings.run.seed, settings.data.caption_dropout)
     whole = TokenSource(dataset, layout, text, settings.run.seed, caption_dropout=0.0)
     training, held_out = split(len(dataset), settings.data.validation_samples)
-    batches = batches_of(settings, topology, settings.data.block, settings.data.workers)
+    batches = batches_of(settings, topology, settings.data.read_together, settings.data.workers)
     model = make_model(settings, topology)
     cost = Cost(layout.length, training_flops_per_row(model))
     engine = Engine(model, topology, settings.parallel, settings.train, leaf_modules=[Block])
@@ -62,13 +62,13 @@ def make_job(
         tracker=tracker,
         train=settings.train,
         checkpoint=settings.checkpoint,
-        fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.video, settings.text, dataset.digest),
+        fingerprint=config.fingerprint(settings.llm, settings.hierarchy, settings.clip, settings.text, dataset.digest),
         batches=batches(source, training),
         set_lr=set_lr,
         losses=lambda rows, _step: engine(rows, *weights),
         validation=batches(whole, held_out) if validating else None,
         validate=lambda rows: engine(rows, *weights),
-        export=lambda checkpoint: export(checkpoint, directory, settings),
+        export=lambda checkpoint: write_weights(checkpoint, directory, settings),
         cost=lambda _step: cost,
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
         key=lambda index: dataset[index].key,
@@ -108,7 +108,7 @@ def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directo
     return TextTokenizer.load(own)
 
 
-def export(checkpoint: Path, directory: RunDirectory, settings: PretrainRun) -> None:
+def write_weights(checkpoint: Path, directory: RunDirectory, settings: PretrainRun) -> None:
     """`weights/`: everything that generation needs, merged on one CPU."""
     directory.weights.mkdir(exist_ok=True)
     weights = dict(Reader(checkpoint).weights(DTYPES[settings.train.dtype]))
@@ -121,11 +121,11 @@ def _check_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) -> No
     named = settings.video_tokenizer.weights
     if named is None:
         return
-    from hitvideo.video_tokenizer.model import fingerprint
+    from hitvideo.video_tokenizer.weights import weights_fingerprint
 
     found = dataset.manifest["video_tokenizer"]["fingerprint"]
-    if fingerprint(Path(named)) != found:
+    if weights_fingerprint(Path(named)) != found:
         raise ConfigError(
-            f"video_tokenizer.weights {named} has fingerprint {fingerprint(Path(named))}, the shards of "
+            f"video_tokenizer.weights {named} has fingerprint {weights_fingerprint(Path(named))}, the shards of "
             f"{dataset.path} were made with {found}; name that tokenizer, or tokenize again with this one"
         )

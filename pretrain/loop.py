@@ -90,7 +90,9 @@ def opened(settings: VideoTokenizerRun | PretrainRun) -> Iterator[tuple[Topology
             yield topology, directory, tracker
 
 
-def batches_of(settings: VideoTokenizerRun | PretrainRun, topology: Topology, block: int, threads: int = 1) -> partial[Batches]:
+def batches_of(
+    settings: VideoTokenizerRun | PretrainRun, topology: Topology, read_together: int, threads: int = 1
+) -> partial[Batches]:
     """`Batches` of a run, lacking only the source and which of its samples to draw from."""
     return partial(
         Batches,
@@ -99,7 +101,7 @@ def batches_of(settings: VideoTokenizerRun | PretrainRun, topology: Topology, bl
         data_rank=topology.data_rank,
         data_ranks=topology.data,
         seed=settings.run.seed,
-        block=block,
+        read_together=read_together,
         threads=threads,
     )
 
@@ -190,8 +192,8 @@ def roll_back(job: Job, guard: Guard, saver: Saver, step: int) -> int:
 
 def keys(job: Job, step: int) -> list[str]:
     """Names of the samples in the global batch of a step."""
-    positions = step * job.train.global_batch + np.arange(job.train.global_batch)
-    return [job.key(job.batches.samples[int(index)]) for index in job.batches.order(positions)]
+    draws = step * job.train.global_batch + np.arange(job.train.global_batch)
+    return [job.key(job.batches.samples[int(index)]) for index in job.batches.order(draws)]
 
 
 def rates(job: Job, metered: dict[str, float], step: int) -> dict[str, float]:

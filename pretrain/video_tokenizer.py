@@ -20,17 +20,18 @@ from hitvideo.config import needed
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import split
 from hitvideo.data.video_shards import list_shards
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology
 from hitvideo.planning.flops import mfu, training_flops_per_clip
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.program import command_line, guarded
 from hitvideo.runs.tracking import Tracker
-from hitvideo.settings.programs import VideoTokenizerRun, load_as
+from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.video_tokenizer.losses import sample_prefix
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from hitvideo.video_tokenizer.phases import place, unquantized_share
+from hitvideo.video_tokenizer.weights import save_video_tokenizer
 from pretrain.loop import Cost, Job, batches_of, learning_rate, opened, train
 from pretrain.video_tokenizer_objective import Objective, perceptual_of
 
@@ -40,13 +41,13 @@ _BLOCK = 1024  # clips within which the order shuffles together; decoding, not r
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    settings = load_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
+    settings = load_settings_as(VideoTokenizerRun, *command_line("pretrain.video_tokenizer", __doc__, arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
 
-    def clip_at(position: int) -> Clip:
-        return settings.clip_in(place(settings.schedule, position // settings.train.global_batch).phase)
+    def clip_at(draw: int) -> ClipShape:
+        return settings.clip_in(place(settings.schedule, draw // settings.train.global_batch).phase)
 
-    source = ClipSource(shards, settings.video, settings.limits, settings.data.random_start, clip_at)
+    source = ClipSource(shards, settings.clip, settings.limits, settings.data.random_start, clip_at)
     with opened(settings) as (topology, directory, tracker):
         return train(make_job(settings, source, topology, directory, tracker))
 
@@ -86,13 +87,13 @@ def make_job(
         tracker=tracker,
         train=settings.train,
         checkpoint=settings.checkpoint,
-        fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.video, source.digest),
+        fingerprint=config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.clip, source.digest),
         batches=batches(source, training),
         set_lr=set_lr,
         losses=losses,
         validation=batches(source.still(), held_out) if settings.train.validation_batches and held_out else None,
         validate=objective.prefixes,
-        export=lambda checkpoint: export(checkpoint, directory, settings),
+        export=lambda checkpoint: write_weights(checkpoint, directory, settings),
         cost=cost_by_step(settings),
         utilisation=lambda rate: mfu(rate, topology.world, settings.cluster),
         state=objective.state,
@@ -108,13 +109,13 @@ def cost_by_step(settings: VideoTokenizerRun) -> Callable[[int], Cost]:
     return lambda step: costs[settings.clip_in(place(settings.schedule, step).phase)]
 
 
-def export(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:
+def write_weights(checkpoint: Path, directory: RunDirectory, settings: VideoTokenizerRun) -> None:
     """`weights/`: the tokenizer alone, in fp32."""
     tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
     prefix = "video_tokenizer."
     weights = {name: tensor for name, tensor in Reader(checkpoint).weights(torch.float32) if name.startswith(prefix)}
     tokenizer.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights.items()})
-    tokenizer.save(directory.weights, settings.video)
+    save_video_tokenizer(tokenizer, directory.weights, settings.clip)
 
 
 if __name__ == "__main__":

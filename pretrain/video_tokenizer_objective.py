@@ -19,7 +19,7 @@ from hitvideo.metrics.code_use import code_use
 from hitvideo.metrics.distances import psnr
 from hitvideo.metrics.lpips import LPIPS, load_lpips
 from hitvideo.settings.programs import VideoTokenizerRun
-from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, judge
+from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, adversarial_loss
 from hitvideo.video_tokenizer.losses import code_losses, distances
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from hitvideo.video_tokenizer.phases import Place
@@ -64,7 +64,7 @@ class Objective(nn.Module):
         loss = near["distance"] + codes["codes"] * phase.quantized
         losses = {**near, **codes}
         if phase.adversarial:
-            game = judge(self.discriminator, output, target, near["distance"], self.lecam, section.adversarial)
+            game = adversarial_loss(self.discriminator, output, target, near["distance"], self.lecam, section.adversarial)
             loss, losses = loss + game.loss, {**losses, **game.logged}
         use = code_use(reconstruction.codes, [level.num_bits for level in self.settings.hierarchy.levels])
         return {"loss": loss, **losses, **use}
@@ -75,7 +75,7 @@ class Objective(nn.Module):
         codes = self.video_tokenizer.encode(video.to(next(self.parameters()).dtype))
         levels = range(1, len(codes) + 1)
         decoded = {k: self.video_tokenizer.decode(codes[:k], video.shape[2]) for k in levels}
-        return {f"psnr_levels_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
+        return {f"psnr_first_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the weights."""

@@ -12,7 +12,7 @@ from torch import nn
 from hitvideo import config
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
-from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.settings.video_tokenizer import LossSection
 from hitvideo.video_tokenizer.losses import code_losses, distances
@@ -26,9 +26,9 @@ def whole_loss(reconstruction: Reconstruction, video: torch.Tensor) -> torch.Ten
     return near["distance"] + code_losses(reconstruction, LossSection(), 0)["codes"]
 
 
-def tiny_hierarchy() -> tuple[Hierarchy, Clip]:
+def tiny_hierarchy() -> tuple[Hierarchy, ClipShape]:
     content = config.resolve(ROOT / "yaml_configs/parts/hierarchy/tiny.yaml")
-    return Hierarchy(**content["hierarchy"]), Clip(**content["video"])
+    return Hierarchy(**content["hierarchy"]), ClipShape(**content["clip"])
 
 
 def make_token_shards(out: Path, shards: int = 2, per_shard: int = 40, hierarchy: Hierarchy | None = None) -> Path:

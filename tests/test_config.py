@@ -201,19 +201,19 @@ def test_flat_and_fingerprint() -> None:
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_run_loads_and_round_trips(path: Path, tmp_path: Path) -> None:
-    run = programs.load(path)
-    again = programs.load(write(tmp_path / "resolved.yaml", config.to_yaml(run)))
+    run = programs.load_settings(path)
+    again = programs.load_settings(write(tmp_path / "resolved.yaml", config.to_yaml(run)))
     assert again == run
     assert config.fingerprint(again) == config.fingerprint(run)
 
 
 def test_there_are_runs_of_every_program() -> None:
-    assert {programs.load(path).program for path in RUNS} == set(programs.RUNS)
+    assert {programs.load_settings(path).program for path in RUNS} == set(programs.RUNS)
 
 
 def test_every_run_divides_its_batch_on_its_own_cluster() -> None:
     for path in RUNS:
-        run = programs.load(path)
+        run = programs.load_settings(path)
         if isinstance(run, programs.PretrainRun | programs.VideoTokenizerRun):
             world = run.cluster.nodes * run.cluster.devices_per_node
             assert world % run.parallel.tensor == 0, path
@@ -221,16 +221,16 @@ def test_every_run_divides_its_batch_on_its_own_cluster() -> None:
 
 
 def test_overrides_reach_the_run() -> None:
-    run = programs.load(TINY, ["train.lr=3e-4", "run.name=other", "train.betas=[0.8, 0.9]", "data.manifest=null"])
+    run = programs.load_settings(TINY, ["train.lr=3e-4", "run.name=other", "train.betas=[0.8, 0.9]", "data.manifest=null"])
     assert isinstance(run, programs.PretrainRun)
     assert (run.train.lr, run.run.name, run.train.betas, run.data.manifest) == (3e-4, "other", (0.8, 0.9), None)
 
 
 def test_a_run_of_another_program() -> None:
     with pytest.raises(ConfigError, match=r"python -m pretrain .*tiny\.yaml"):
-        programs.load_as(programs.TokenizeRun, TINY)
+        programs.load_settings_as(programs.TokenizeRun, TINY)
     with pytest.raises(ConfigError, match=r"one of video_tokenizer, tokenize_shards, pretrain; got 'prtrain'"):
-        programs.load(TINY, ["program=prtrain"])
+        programs.load_settings(TINY, ["program=prtrain"])
 
 
 @pytest.mark.parametrize(
@@ -261,18 +261,18 @@ def test_a_run_of_another_program() -> None:
 )
 def test_refusals(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        programs.load(TINY, words)
+        programs.load_settings(TINY, words)
 
 
 def test_run_directory_stays_under_its_root() -> None:
     for name in ("a", "a.b", "A-1_2", "1b", "a.."):
-        run = programs.load(TINY, [f"run.name='{name}'", "run.root=somewhere"])
+        run = programs.load_settings(TINY, [f"run.name='{name}'", "run.root=somewhere"])
         assert run.run.directory == Path("somewhere") / name
         assert run.run.directory.resolve().parent == Path("somewhere").resolve()
 
 
 def test_accumulation() -> None:
-    train = programs.load_as(programs.PretrainRun, TINY, ["train.global_batch=24", "train.micro_batch=4"]).train
+    train = programs.load_settings_as(programs.PretrainRun, TINY, ["train.global_batch=24", "train.micro_batch=4"]).train
     assert [train.accumulation(ranks) for ranks in (1, 2, 3, 6)] == [6, 3, 2, 1]
     with pytest.raises(ConfigError, match=r"global_batch 24 .*micro_batch 4 × 4 data-parallel ranks = 16; try 16"):
         train.accumulation(4)
@@ -282,5 +282,5 @@ def test_accumulation() -> None:
 
 def test_the_yaml_of_a_run_is_plain() -> None:
     """Any YAML reader gives the same content back: no tags, no anchors."""
-    run = programs.load(TINY)
+    run = programs.load_settings(TINY)
     assert yaml.safe_load(config.to_yaml(run)) == run.model_dump(mode="json")

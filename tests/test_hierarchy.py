@@ -8,7 +8,7 @@ import pytest
 
 from hitvideo import config
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip, Grid, Hierarchy, Level
+from hitvideo.hierarchy import ClipShape, Extent, Hierarchy, Level
 from tests.conftest import ROOT
 
 
@@ -16,14 +16,14 @@ def pyramid(*downs: tuple[int, int, int], num_bits: int = 9) -> Hierarchy:
     return Hierarchy(levels=tuple(Level(down=down, num_bits=num_bits) for down in downs))
 
 
-def paper() -> tuple[Hierarchy, Clip]:
+def paper() -> tuple[Hierarchy, ClipShape]:
     content = config.resolve(ROOT / "yaml_configs/parts/hierarchy/paper_4level.yaml")
-    return Hierarchy(**content["hierarchy"]), Clip(**content["video"])
+    return Hierarchy(**content["hierarchy"]), ClipShape(**content["clip"])
 
 
 def test_the_papers_figures() -> None:
     hierarchy, clip = paper()
-    assert clip.extent == Grid(64, 256, 256)
+    assert clip.extent == Extent(64, 256, 256)
     assert hierarchy.grids(clip.extent) == [(1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16)]
     assert hierarchy.tokens(clip.extent) == 64 + 128 + 1024 + 2048 == 3264
     # A cell of level 0 covers 64·32·32 = 65,536 pixels, then 32,768, 4,096 and 2,048; each has 18 bits. All are powers
@@ -49,13 +49,13 @@ def test_bits_per_pixel_are_bits_over_pixels() -> None:
     hierarchy, clip = paper()
     grids = hierarchy.grids(clip.extent)
     bits = sum(grid.cells * level.num_bits for grid, level in zip(grids, hierarchy.levels, strict=True))
-    assert bits / clip.extent.cells == hierarchy.bits_per_pixel
+    assert bits / math.prod(clip.extent) == hierarchy.bits_per_pixel
 
 
 @pytest.mark.parametrize("frames", range(1, 20))
 def test_any_number_of_frames_is_padded_up(frames: int) -> None:
     hierarchy = pyramid((8, 16, 16), (4, 8, 8), (2, 4, 4))
-    coarse, middle, fine = hierarchy.grids(Grid(frames, 32, 48))
+    coarse, middle, fine = hierarchy.grids(Extent(frames, 32, 48))
     assert coarse == (math.ceil(frames / 8), 2, 3)
     assert middle == (2 * coarse.t, 4, 6)
     assert fine == (4 * coarse.t, 8, 12)
@@ -64,18 +64,18 @@ def test_any_number_of_frames_is_padded_up(frames: int) -> None:
 def test_height_and_width_must_divide() -> None:
     hierarchy = pyramid((8, 32, 16), (4, 8, 8))
     with pytest.raises(ConfigError, match="height 48 is not a multiple of 32, the coarsest level's cell; try 64"):
-        hierarchy.grids(Grid(8, 48, 48))
+        hierarchy.grids(Extent(8, 48, 48))
     with pytest.raises(ConfigError, match="width 40 is not a multiple of 16, the coarsest level's cell; try 32"):
-        hierarchy.grids(Grid(8, 64, 40))
+        hierarchy.grids(Extent(8, 64, 40))
 
 
 @pytest.mark.parametrize("height", range(1, 200, 7))
 def test_the_size_it_proposes_is_taken(height: int) -> None:
     hierarchy = pyramid((8, 32, 16))
     try:
-        hierarchy.grids(Grid(8, height, 16))
+        hierarchy.grids(Extent(8, height, 16))
     except ConfigError as error:
-        hierarchy.grids(Grid(8, int(str(error).rpartition("try ")[2]), 16))
+        hierarchy.grids(Extent(8, int(str(error).rpartition("try ")[2]), 16))
 
 
 def test_levels_stand_coarsest_first() -> None:

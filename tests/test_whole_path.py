@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import decode_clip
 from tests.samples import ROOT
@@ -37,7 +37,7 @@ def test_readme_commands_turn_real_clips_into_a_generated_video(clips: Path, tmp
     manifest = json.loads((tmp_path / "tokens/manifest.json").read_text())
     assert manifest["samples_in"] == 105
     assert manifest["samples_in"] == manifest["samples_out"] + manifest["rejected"]
-    made = decode_clip(tmp_path / "coffee.mp4", Clip(frames=8, height=32, width=32, fps=8), LimitsSection())
+    made = decode_clip(tmp_path / "coffee.mp4", ClipShape(frames=8, height=32, width=32, fps=8), LimitsSection())
     assert made.std() > 1
     assert (tmp_path / "runs/tiny-llm/report.html").stat().st_size > 50_000
     last = json.loads(done.stdout.strip().splitlines()[-1])

@@ -29,35 +29,35 @@ from hitvideo.errors import ConfigError
 from hitvideo.files import locked
 from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop, command_line, guarded
 from hitvideo.runs.tracking import Tracker
-from hitvideo.settings.programs import TokenizeRun, load_as
+from hitvideo.settings.programs import TokenizeRun, load_settings_as
 from hitvideo.settings.tokenize_shards import TaskSection
 from tokenize_shards.contract import settle_contract
 from tokenize_shards.decoding import DecodingPool
-from tokenize_shards.encoder import Encoder
+from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.finish import finish
 from tokenize_shards.job import Pipeline
-from tokenize_shards.leases import Leases, claims, plan
-from tokenize_shards.meter import Meter
+from tokenize_shards.leases import Leases, claims, deal_shards
+from tokenize_shards.meter import TaskMeter
 
 _TRACKING_SECONDS = 20.0
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError for what the user can mend."""
-    settings = load_as(TokenizeRun, *words_of(arguments))
+    settings = load_settings_as(TokenizeRun, *words_of(arguments))
     shards = list_shards(needed(settings.data.video_shards, "data.video_shards"))
     out = Path(needed(settings.data.out, "data.out"))
     index, count = which_task(settings.task)
-    encoder = Encoder(settings)
-    settle_contract(out, encoder)
+    device_tokenizer = DeviceTokenizer(settings)
+    settle_contract(out, device_tokenizer)
     if settings.task.engine == "ray":
         from tokenize_shards.ray_engine import run_on_ray
 
         run_on_ray(shards, out, settings, workers_of(settings))
-    elif not run_task(shards, out, encoder, index, count):
+    elif not run_task(shards, out, device_tokenizer, index, count):
         print("stopped on request; the same command goes on from here", file=sys.stderr)
         return EXIT_STOPPED
-    print(finish(out, shards, encoder, settings.task.lease_seconds), file=sys.stderr)
+    print(finish(out, shards, device_tokenizer, settings.task.lease_seconds), file=sys.stderr)
     return EXIT_DONE
 
 
@@ -93,11 +93,11 @@ def workers_of(settings: TokenizeRun) -> int:
     return max(1, cores - 1) if settings.data.workers is None else settings.data.workers
 
 
-def run_task(shards: Sequence[Shard], out: Path, encoder: Encoder, index: int, count: int) -> bool:
+def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokenizer, index: int, count: int) -> bool:
     """Do this task's shards, and those that other tasks leave undone; False where it was asked to stop."""
-    settings, data = encoder.settings, encoder.settings.data
+    settings, data = device_tokenizer.settings, device_tokenizer.settings.data
     sizes = [byte_size(shard) for shard in shards]
-    shares = plan(shards, sizes, count)
+    shares = deal_shards(shards, sizes, count)
     mine, others = shares[index], [shard for k in range(1, count) for shard in reversed(shares[(index + k) % count])]
     retry = settings.task.retry_rejects
     run = settings.run.directory
@@ -109,11 +109,11 @@ def run_task(shards: Sequence[Shard], out: Path, encoder: Encoder, index: int, c
         DecodingPool(workers_of(settings), data.decode_seconds, data.decode_gib) as pool,
         Leases(out, settings.task.lease_seconds) as leases,
     ):
-        pipeline = Pipeline(encoder, pool, out, replace=retry)
+        pipeline = Pipeline(device_tokenizer, pool, out, replace=retry)
         todo = with_rejects(mine, out) if retry else claims(mine, others, out, leases, lambda: stop.requested)
         known = dict(zip((shard.stem for shard in shards), sizes, strict=True))
         total = sum(known[shard.stem] for shard in mine if retry or not read_receipt(out, shard.stem))
-        meter = Meter(pipeline.stages, pool, f"task_{index}")
+        meter = TaskMeter(pipeline.stages, pool, f"task_{index}")
         with tqdm(desc=f"task {index} of {count}", total=total, unit="B", unit_scale=True, mininterval=_interval()) as bar:
             for shard in pipeline(todo, bar.update):
                 leases.release(shard.stem)

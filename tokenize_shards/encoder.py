@@ -15,17 +15,17 @@ from torch import Tensor
 from hitvideo import config
 from hitvideo.config import needed
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.video.decode import Fit
 from hitvideo.video.pixels import Frames
-from hitvideo.video_tokenizer.model import fingerprint, load
+from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 from tokenize_shards.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 
-class Encoder:
+class DeviceTokenizer:
     """A trained tokenizer with everything that decides its codes."""
 
     def __init__(self, settings: TokenizeRun, device: torch.device | None = None) -> None:
@@ -34,8 +34,8 @@ class Encoder:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = settings
         self.weights = weights.resolve()
-        self.fingerprint = fingerprint(weights)
-        self.tokenizer, self.clip = load(weights, self.device)
+        self.fingerprint = weights_fingerprint(weights)
+        self.tokenizer, self.clip = load_video_tokenizer(weights, self.device)
         data = settings.data
         fit: Fit = data.fit
         buckets = data.buckets or (self.clip,)
@@ -89,7 +89,7 @@ class Encoder:
 
     def _check_device(self) -> None:
         """A golden clip in fp32 on the CPU against this device and precision: 3D convolutions have been silently wrong."""
-        oracle, _ = load(self.weights, "cpu")
+        oracle, _ = load_video_tokenizer(self.weights, "cpu")
         frames = golden_clip(self.recipe.buckets[0])
         video = torch.from_numpy(frames.transpose(3, 0, 1, 2))[None].float() / 127.5 - 1
         levels = self.tokenizer.hierarchy.levels
@@ -104,7 +104,7 @@ class Encoder:
                 )
 
 
-def golden_clip(clip: Clip) -> Frames:
+def golden_clip(clip: ClipShape) -> Frames:
     """Moving waves in three colours, every value of a pixel: a function of the shape alone."""
     t, h, w = (np.arange(size) for size in clip.extent)
     waves = [

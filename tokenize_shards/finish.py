@@ -13,12 +13,12 @@ from hitvideo.data.manifest import sum_of, write_manifest
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import read_receipt
 from hitvideo.files import locked
-from tokenize_shards.encoder import Encoder
+from tokenize_shards.encoder import DeviceTokenizer
 
 log = logging.getLogger(__name__)
 
 
-def finish(out: Path, shards: Sequence[Shard], encoder: Encoder, stale_seconds: float) -> str:
+def finish(out: Path, shards: Sequence[Shard], device_tokenizer: DeviceTokenizer, stale_seconds: float) -> str:
     """Write the manifest if every shard has its receipt; whichever task sees that first or again writes the same one.
 
     Returns one line for people.
@@ -27,7 +27,7 @@ def finish(out: Path, shards: Sequence[Shard], encoder: Encoder, stale_seconds: 
     if len(receipts) < len(shards):
         return f"{len(receipts)} of {len(shards)} shards done; the manifest is written when the last task ends"
     with locked(out / ".lock"):
-        path = write_manifest(out, receipts, encoder.described())
+        path = write_manifest(out, receipts, device_tokenizer.described())
         remove_leftovers(out, stale_seconds)
     totals = json.loads(path.read_text())
     return f"{path}: {totals['samples_out']} samples in {len(shards)} token shards; {sum_of(totals)}"

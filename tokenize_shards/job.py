@@ -4,7 +4,7 @@ Every sample of a video shard ends as clips in the token shard or as a reject wi
 up. Nothing depends on which task does a shard, on what was done before, on time, or on the number of workers: doing it
 again gives the same bytes. (Batches never mix shards, so that a shard's arithmetic is always the same.)
 
-    shards ─▶ members ─▶ decoding pool, some ahead ─▶ batches by bucket ─▶ encoder ─▶ commit, in a thread of its own
+    shards ─▶ members ─▶ decoding pool, some ahead ─▶ batches by bucket ─▶ device_tokenizer ─▶ commit, in a thread of its own
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hitvideo.errors import ShardError, VideoError
 from hitvideo.files import process_name
 from hitvideo.video.pixels import Frames
 from tokenize_shards.decoding import DecodingPool
-from tokenize_shards.encoder import Encoder
+from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.recipe import Decoded
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ class ShardWork:
 
 
 class Pipeline:
-    """Runs shards through pool and encoder; its state is what is on its way."""
+    """Runs shards through pool and device_tokenizer; its state is what is on its way."""
 
-    def __init__(self, encoder: Encoder, pool: DecodingPool, out: Path, replace: bool = False) -> None:
+    def __init__(self, device_tokenizer: DeviceTokenizer, pool: DecodingPool, out: Path, replace: bool = False) -> None:
         """`replace`: commit over a receipt that is there."""
-        self.encoder, self.pool, self.out, self.replace = encoder, pool, out, replace
-        self.batch = encoder.settings.data.batch
+        self.device_tokenizer, self.pool, self.out, self.replace = device_tokenizer, pool, out, replace
+        self.batch = device_tokenizer.settings.data.batch
         self.ahead = 2 * self.batch + pool.workers
         self.stages = Stages()
 
@@ -116,7 +116,7 @@ class Pipeline:
             work = self._open(shard)
             self.stages.scan += time.perf_counter() - start
             for member in work.listing.samples:
-                waiting.append((work, member, self.pool.submit(shard, member, self.encoder.recipe)))
+                waiting.append((work, member, self.pool.submit(shard, member, self.device_tokenizer.recipe)))
                 while len(waiting) > self.ahead:
                     yield waiting.popleft()
             waiting.append((work, None, None))
@@ -144,7 +144,7 @@ class Pipeline:
             return
         finally:
             self.stages.wait += time.perf_counter() - start
-        several = self.encoder.recipe.clips_per_video > 1
+        several = self.device_tokenizer.recipe.clips_per_video > 1
         keys = [f"{member.key}@{number:03d}" if several else member.key for number in range(len(decoded.clips))]
         if work.keys & set(keys):  # a video may be called as another's second clip
             work.reject(member.key, "duplicate", f"{work.shard.name}: {member.key}: a clip of this name is there already")
@@ -162,7 +162,7 @@ class Pipeline:
         start = time.perf_counter()
         samples, clips = zip(*waiting, strict=True)
         waiting.clear()
-        codes = self.encoder(clips)
+        codes = self.device_tokenizer(clips)
         self._fetch(work)
         work.encoded = list(samples), codes
         self.stages.clips += len(clips)
@@ -189,7 +189,7 @@ class Pipeline:
 
     def _commit(self, work: ShardWork) -> Shard:
         start = time.perf_counter()
-        receipt = receipt_of(work, self.encoder.contract)
+        receipt = receipt_of(work, self.device_tokenizer.contract)
         commit(self.out, work.shard.stem, work.samples, receipt, process_name(), self.replace)
         self.stages.commit += time.perf_counter() - start
         return work.shard
@@ -215,6 +215,6 @@ def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
     }
 
 
-def tokenize_shard(shard: Shard, out: Path, encoder: Encoder, pool: DecodingPool) -> None:
+def tokenize_shard(shard: Shard, out: Path, device_tokenizer: DeviceTokenizer, pool: DecodingPool) -> None:
     """Tokenize one video shard and commit it, unless another task has committed it first."""
-    list(Pipeline(encoder, pool, out)([shard], lambda _: None))
+    list(Pipeline(device_tokenizer, pool, out)([shard], lambda _: None))

@@ -23,7 +23,7 @@ from hitvideo.files import process_name
 _WATCH = "watch"  # the lease of the one task that waits for the others' last shards
 
 
-def plan(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> list[list[Shard]]:
+def deal_shards(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> list[list[Shard]]:
     """Deal shards out to tasks so that bytes are even: the largest first, each to the task with least; in order of name."""
     loads = [(0, task) for task in range(tasks)]
     share: list[list[Shard]] = [[] for _ in range(tasks)]

@@ -10,7 +10,7 @@ from tokenize_shards.job import Stages
 _LOG_SECONDS = 10.0
 
 
-class Meter:
+class TaskMeter:
     """Rates and shares of time, from the pipeline's stages."""
 
     def __init__(self, stages: Stages, pool: DecodingPool, name: str) -> None:

@@ -16,7 +16,7 @@ from hitvideo.data.remote import Shard
 from hitvideo.errors import ConfigError
 from hitvideo.settings.programs import TokenizeRun
 from tokenize_shards.decoding import DecodingPool
-from tokenize_shards.encoder import Encoder
+from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.job import tokenize_shard
 from tokenize_shards.leases import done
 
@@ -27,11 +27,11 @@ class Tokenizer:
     def __init__(self, settings: dict[str, Any], workers: int) -> None:
         run = TokenizeRun(**settings)
         self.out = Path(str(run.data.out))
-        self.encoder = Encoder(run)
+        self.device_tokenizer = DeviceTokenizer(run)
         self.pool = DecodingPool(workers, run.data.decode_seconds, run.data.decode_gib)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        tokenize_shard(row["shard"], self.out, self.encoder, self.pool)
+        tokenize_shard(row["shard"], self.out, self.device_tokenizer, self.pool)
         return {"stem": row["shard"].stem}
 
 

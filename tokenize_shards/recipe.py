@@ -9,7 +9,7 @@ from typing import Any
 from hitvideo.data.remote import Shard
 from hitvideo.data.video_shards import VideoMember, VideoSample, read
 from hitvideo.errors import VideoError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import Fit, decode_clips, upright_aspect
 from hitvideo.video.pixels import Frames
@@ -22,7 +22,7 @@ LONGEST_KEY = 80
 class Recipe:
     """Which clip shapes there are, and how a video becomes clips of one of them."""
 
-    buckets: tuple[Clip, ...]
+    buckets: tuple[ClipShape, ...]
     fit: Fit
     clips_per_video: int
     stride: float | None
@@ -78,7 +78,7 @@ def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:
     raise refused
 
 
-def _distance(buckets: tuple[Clip, ...], aspect: float) -> Any:
+def _distance(buckets: tuple[ClipShape, ...], aspect: float) -> Any:
     """Sort key of buckets for a picture of width : height `aspect`."""
 
     def key(number: int) -> tuple[float, float]:

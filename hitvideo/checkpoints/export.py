@@ -23,7 +23,7 @@ from hitvideo.checkpoints.reader import Reader, complete, damage
 from hitvideo.errors import ConfigError
 from hitvideo.files import replace_json, replacing
 from hitvideo.settings.language_model import LLMSection
-from hitvideo.settings.programs import PretrainRun, load
+from hitvideo.settings.programs import PretrainRun, load_settings
 
 Names = Literal["ours", "llama"]
 _LLAMA = (
@@ -38,9 +38,9 @@ _LLAMA = (
 )
 
 
-def export(run: Path, out: Path, names: Names = "ours", dtype: torch.dtype = torch.float32) -> Path:
+def export_weights(run: Path, out: Path, names: Names = "ours", dtype: torch.dtype = torch.float32) -> Path:
     """Write the weights of a run directory; returns the checkpoint they were taken from."""
-    settings = load(run / "config.yaml") if (run / "config.yaml").is_file() else None
+    settings = load_settings(run / "config.yaml") if (run / "config.yaml").is_file() else None
     if settings is None:
         raise ConfigError(f"{run}: no config.yaml, so this is not a run directory")
     if names == "llama" and not isinstance(settings, PretrainRun):

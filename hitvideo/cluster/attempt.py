@@ -38,7 +38,7 @@ _TOLD_OF_A_TRACEBACK = 12
 
 def begin(words: Sequence[str]) -> Path:
     """Check the config, take the run over, and return its directory. Raises ConfigError for what the user can mend."""
-    settings = programs.load(words[0], words[1:])
+    settings = programs.load_settings(words[0], words[1:])
     if not isinstance(settings, programs.TokenizeRun):
         check_layout(settings)
     run = settings.run.directory

@@ -49,12 +49,12 @@ def check_decoder() -> None:
     """A clip through the encoder and the decoder."""
     import numpy as np
 
-    from hitvideo.hierarchy import Clip
+    from hitvideo.hierarchy import ClipShape
     from hitvideo.settings.data import LimitsSection
     from hitvideo.video.decode import decode_clip
     from hitvideo.video.encode import encode_mp4
 
-    clip = Clip(frames=4, height=32, width=32, fps=8)
+    clip = ClipShape(frames=4, height=32, width=32, fps=8)
     grey = np.full((4, 32, 32, 3), 128, np.uint8)
     if abs(float(decode_clip(encode_mp4(grey, 8), clip, LimitsSection()).mean()) - 128) > 4:
         raise RuntimeError("a grey clip does not decode grey")

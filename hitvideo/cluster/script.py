@@ -35,16 +35,16 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
     """The run, if its config is right and its memory fits the cluster's devices; ConfigError otherwise."""
     if config.resolve(run).get("program") == "tokenize_shards":
         raise ConfigError(f"{run} is an array job: sbatch --array=0-15 slurm/tokenize_shards.sh {run} …")
-    settings = programs.load(run, words)
+    settings = programs.load_settings(run, words)
     assert not isinstance(settings, programs.TokenizeRun)
     if isinstance(settings, PretrainRun):
-        from hitvideo.planning.language_model import plan
+        from hitvideo.planning.language_model import plan_language_model
 
-        needed, available = plan(settings).total_gib, settings.cluster.memory_gib
+        needed, available = plan_language_model(settings).total_gib, settings.cluster.memory_gib
     else:
-        from hitvideo.planning.video_tokenizer import plan as tokenizer_plan
+        from hitvideo.planning.video_tokenizer import plan_video_tokenizer
 
-        needed, available = tokenizer_plan(settings).total_gib, settings.cluster.memory_gib
+        needed, available = plan_video_tokenizer(settings).total_gib, settings.cluster.memory_gib
     check_layout(settings)
     if needed > available:
         raise ConfigError(

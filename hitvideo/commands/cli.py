@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num", type=int, required=True)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--objects", choices=["1", "2", "mixed"], default="mixed")
-    p.add_argument("--hierarchy", type=Path, help="YAML whose `video:` gives length, size and rate; default 8 frames of 32×32")
+    p.add_argument("--hierarchy", type=Path, help="YAML whose `clip:` gives length, size and rate; default 8 frames of 32×32")
     p.add_argument("--per-shard", type=int, default=256)
     p = _add(data, "text-tokenizer", datasets.text_tokenizer, "train a sentencepiece model on a manifest's captions")
     p.add_argument("manifest", type=Path)

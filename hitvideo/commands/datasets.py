@@ -23,14 +23,14 @@ def pack(words: argparse.Namespace) -> None:
 
 def moving_shapes(words: argparse.Namespace) -> None:
     from hitvideo.data.pack import write_moving_shapes
-    from hitvideo.hierarchy import Clip
+    from hitvideo.hierarchy import ClipShape
 
-    clip = Clip(frames=8, height=32, width=32, fps=8)
+    clip = ClipShape(frames=8, height=32, width=32, fps=8)
     if words.hierarchy:
         content = config.resolve(words.hierarchy)
-        if "video" not in content:
-            raise ConfigError(f"{words.hierarchy}: has no `video:` section to take length and size from")
-        clip = config.build(Clip, content["video"], f"{words.hierarchy}: video")
+        if "clip" not in content:
+            raise ConfigError(f"{words.hierarchy}: has no `clip:` section to take length and size from")
+        clip = config.build(ClipShape, content["clip"], f"{words.hierarchy}: clip")
     with progress_bar(words.num, "clip") as bar:
         shards = write_moving_shapes(words.out, words.num, words.seed, clip, words.objects, words.per_shard, bar.update)
     print(f"{words.out}: {words.num} clips in {len(shards)} video shards")

@@ -21,10 +21,10 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo.metrics.lpips import load_lpips
     from hitvideo.runs.gallery import save_figures
     from hitvideo.settings.data import LimitsSection
-    from hitvideo.video_tokenizer.model import load
+    from hitvideo.video_tokenizer.weights import load_video_tokenizer
 
-    tokenizer, clip = load(words.run / "weights", device())
-    judges = reconstruction.Judges(
+    tokenizer, clip = load_video_tokenizer(words.run / "weights", device())
+    networks = reconstruction.MetricNetworks(
         load_lpips(words.lpips_weights, device()) if words.lpips_weights else None,
         load_i3d(words.fvd_weights, device()) if words.fvd_weights else None,
     )
@@ -34,7 +34,7 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
         source = ClipSource(list_shards(words.video_shards or folder), clip, LimitsSection())
         samples = range(max(0, len(source) - words.clips), len(source))
         with progress_bar(len(samples), "clip") as bar:
-            figures = reconstruction.reconstruction(tokenizer, source, samples, bar.update, judges)
+            figures = reconstruction.reconstruction(tokenizer, source, samples, bar.update, networks)
         reconstruction.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
     save_figures(words.run, "reconstruction", figures)
     print(json.dumps(figures) if words.json else reconstruction.reconstruction_table(figures))

@@ -37,9 +37,9 @@ def reconstruct(words: argparse.Namespace) -> None:
     from hitvideo.video.decode import decode_clip
     from hitvideo.video.encode import contact_sheet
     from hitvideo.video.pixels import to_uint8, to_unit
-    from hitvideo.video_tokenizer.model import load
+    from hitvideo.video_tokenizer.weights import load_video_tokenizer
 
-    tokenizer, clip = load(words.weights, device())
+    tokenizer, clip = load_video_tokenizer(words.weights, device())
     frames = decode_clip(words.video, clip, LimitsSection(), name=str(words.video))
     codes = tokenizer.encode(torch.from_numpy(to_unit(frames))[None].to(device()))
     rows = [frames]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def export(words: argparse.Namespace) -> None:
-    from hitvideo.checkpoints.export import export
+    from hitvideo.checkpoints.export import export_weights
     from hitvideo.ops.precision import DTYPES
 
-    checkpoint = export(words.run, words.out, words.names, DTYPES[words.dtype])
+    checkpoint = export_weights(words.run, words.out, words.names, DTYPES[words.dtype])
     print(f"{words.out}: weights of {checkpoint}")
 
 

@@ -13,7 +13,7 @@ from hitvideo.errors import ConfigError
 def show_config(words: argparse.Namespace) -> None:
     from hitvideo.settings import programs
 
-    run = programs.load(words.run, words.override)
+    run = programs.load_settings(words.run, words.override)
     print(config.to_yaml(run), end="")
     print("# derived")
     for key, value in _derived(run).items():
@@ -25,7 +25,7 @@ def _derived(run: Any) -> dict[str, Any]:
 
     if isinstance(run, programs.TokenizeRun):
         return {"clip and hierarchy": "those of video_tokenizer.weights"}
-    extent = run.video.extent
+    extent = run.clip.extent
     figures: dict[str, Any] = {
         "grids": [tuple(grid) for grid in run.hierarchy.grids(extent)],
         "tokens per clip": run.hierarchy.tokens(extent),
@@ -45,13 +45,15 @@ def _derived(run: Any) -> dict[str, Any]:
 def show_plan(words: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from hitvideo.planning import language_model, video_tokenizer
+    from hitvideo.planning.language_model import plan_language_model
+    from hitvideo.planning.video_tokenizer import plan_video_tokenizer
     from hitvideo.settings import programs
 
-    run = programs.load(words.run, words.override)
+    run = programs.load_settings(words.run, words.override)
     if isinstance(run, programs.TokenizeRun):
         raise ConfigError(f"{words.run}: there is nothing to plan for tokenize_shards; give a run that trains")
-    figures = asdict(language_model.plan(run) if isinstance(run, programs.PretrainRun) else video_tokenizer.plan(run))
+    plan = plan_language_model(run) if isinstance(run, programs.PretrainRun) else plan_video_tokenizer(run)
+    figures = asdict(plan)
     if words.json:
         print(json.dumps(figures))
         return

@@ -1,8 +1,8 @@
-"""Several datasets as one, drawn by weight: which dataset a position draws from, and which of its samples, without state.
+"""Several datasets as one, drawn by weight: which dataset a draw draws from, and which of its samples, without state.
 
 Positions come in periods of 1024. In every period dataset k has as many places as its weight says (largest remainders),
 spread over the period by a permutation of its own; so the shares are exact, and the count of samples drawn from each
-dataset follows from the position alone.
+dataset follows from the draw alone.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from hitvideo import config
 from hitvideo.config import needed
 from hitvideo.data.order import Order, mix, permute
 from hitvideo.data.token_format import TokenSample
-from hitvideo.data.token_shards import Integers, TokenDataset, TokenRows
+from hitvideo.data.token_shards import Int64s, TokenDataset, TokenRows
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import TokenDataSection
 
 PERIOD = 1024
 _SALT = 0xB1E4D
 
 
-def open_tokens(section: TokenDataSection, clip: Clip | None = None) -> TokenDataset | Blend:
+def open_tokens(section: TokenDataSection, clip: ClipShape | None = None) -> TokenDataset | Blend:
     """The dataset, or the blend, that a run trains on; `clip` chooses the bucket."""
     if not section.blend:
         return TokenDataset(needed(section.manifest, "data.manifest"), clip)
@@ -48,20 +48,20 @@ def shares(weights: Sequence[float], places: int = PERIOD) -> list[int]:
 
 
 class BlendedOrder:
-    """position → place in the concatenation of the parts; a pure function of sizes, weights, seed and position."""
+    """draw → place in the concatenation of the parts; a pure function of sizes, weights, seed and draw."""
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, block: int) -> None:
-        self.orders = [Order(size, seed + number, block) for number, size in enumerate(sizes)]
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, read_together: int) -> None:
+        self.orders = [Order(size, seed + number, read_together) for number, size in enumerate(sizes)]
         self.first = np.cumsum([0, *sizes])
         self.counts = shares(weights)
         self.bounds = np.cumsum([0, *self.counts])
         self.seed = seed
 
-    def __call__(self, positions: npt.ArrayLike) -> Integers:
+    def __call__(self, draws: npt.ArrayLike) -> Int64s:
         """Positions (n,) → places (n,)."""
-        positions = np.asarray(positions, dtype=np.uint64)
-        periods, slots = positions // np.uint64(PERIOD), positions % np.uint64(PERIOD)
-        found = np.empty(positions.shape, dtype=np.int64)
+        draws = np.asarray(draws, dtype=np.uint64)
+        periods, slots = draws // np.uint64(PERIOD), draws % np.uint64(PERIOD)
+        found = np.empty(draws.shape, dtype=np.int64)
         for period in np.unique(periods):
             seed = int(mix(np.array([period], dtype=np.uint64), self.seed ^ _SALT)[0]) >> 8
             here = periods == period
@@ -129,7 +129,7 @@ class Blend:
         """Every text of every sample."""
         return (text for dataset in self.datasets for text in dataset.captions())
 
-    def order(self, samples: range, seed: int, block: int) -> BlendedOrder:
+    def order(self, samples: range, seed: int, read_together: int) -> BlendedOrder:
         """The order in which a part of the blend, made of whole segments, is drawn; of places in the part."""
         inside = [
             (segment.size, self.weights[segment.dataset])
@@ -137,9 +137,9 @@ class Blend:
             if segment.size and samples.start <= start < samples.stop
         ]
         assert sum(size for size, _ in inside) == len(samples), "a part of a blend is its training part, its end, or all"
-        return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, block)
+        return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, read_together)
 
-    def read(self, samples: Sequence[int] | Integers) -> TokenRows:
+    def read(self, samples: Sequence[int] | Int64s) -> TokenRows:
         """As `TokenDataset.read`."""
         samples = np.asarray(samples, dtype=np.int64)
         rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})

@@ -12,7 +12,7 @@ from hitvideo import config
 from hitvideo.data.order import uniform
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.video_shards import VideoMember, read, scan
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import decode_clip, probe
 from hitvideo.video.pixels import to_unit
@@ -26,14 +26,14 @@ class ClipSource:
     def __init__(
         self,
         shards: Sequence[Shard],
-        clip: Clip,
+        clip: ClipShape,
         limits: LimitsSection,
         random_start: bool = False,
-        clip_at: Callable[[int], Clip] | None = None,
+        clip_at: Callable[[int], ClipShape] | None = None,
     ) -> None:
-        """`random_start`: cut anywhere in the video, as a function of the position; else at its start.
+        """`random_start`: cut anywhere in the video, as a function of the draw; else at its start.
 
-        `clip_at`: position → the clip to cut there, where it is not always `clip`.
+        `clip_at`: draw → the clip to cut there, where it is not always `clip`.
         """
         self.clip = clip
         self.limits = limits
@@ -53,15 +53,15 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self._members)
 
-    def tensor(self, index: int, position: int) -> torch.Tensor:  # → (3, T, H, W) in [-1, 1]
+    def tensor(self, index: int, draw: int) -> torch.Tensor:  # → (3, T, H, W) in [-1, 1]
         shard, member = self._members[index]
         sample = read(shard, member)
         name = f"{shard}:{sample.key}"
-        start = self._start(sample.video, position, name) if self.random_start else 0.0
-        clip = self.clip_at(position) if self.clip_at else self.clip
+        start = self._start(sample.video, draw, name) if self.random_start else 0.0
+        clip = self.clip_at(draw) if self.clip_at else self.clip
         return torch.from_numpy(to_unit(decode_clip(sample.video, clip, self.limits, start, name)))
 
-    def _start(self, video: bytes, position: int, name: str) -> float:
+    def _start(self, video: bytes, draw: int, name: str) -> float:
         """Seconds, such that the clip ends inside the video as its header claims it (0 where it claims nothing)."""
         spare = (probe(video, name).seconds or 0.0) - (self.clip.frames + 1) / self.clip.fps
-        return max(0.0, spare) * float(uniform(np.array([position], dtype=np.uint64), _START_SALT)[0])
+        return max(0.0, spare) * float(uniform(np.array([draw], dtype=np.uint64), _START_SALT)[0])

@@ -1,7 +1,7 @@
 """From samples to micro-batches: the same global batches for any number of ranks and threads, resumable by one counter.
 
-    step s consumes positions  s·G … (s+1)·G - 1                     G = global batch
-    position p ── Order ──▶ sample index ── source.tensor ──▶ one row
+    step s consumes draws  s·G … (s+1)·G - 1                     G = global batch
+    draw p ── Order ──▶ sample index ── source.tensor ──▶ one row
     micro-batch m of data rank r takes places  (m·ranks + r)·micro …  of the step's G
 
 Micro-batches are made ahead of time in threads (reading, checksums and copies leave the interpreter free). A damaged
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from hitvideo.data.order import Order
-from hitvideo.data.token_shards import Integers
+from hitvideo.data.token_shards import Int64s
 from hitvideo.errors import ConfigError, ShardError, VideoError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _STEPS_AHEAD = 2
 _DAMAGED_IN_A_ROW = 16
 
 Damage = dict[int, ShardError]
-Ordering = Callable[[npt.ArrayLike], Integers]
+Ordering = Callable[[npt.ArrayLike], Int64s]
 
 
 class Source(Protocol):
@@ -37,19 +37,19 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def tensor(self, index: int, position: int) -> torch.Tensor:
-        """The sample as it is seen at a position of the order. Raises ShardError or VideoError where it is damaged."""
+    def tensor(self, index: int, draw: int) -> torch.Tensor:
+        """The sample as it is seen at a draw of the order. Raises ShardError or VideoError where it is damaged."""
 
 
 @runtime_checkable
 class BatchSource(Source, Protocol):
     """A source that makes many rows at once sooner than one by one, and that may have an order of its own."""
 
-    def rows(self, indices: Integers, positions: Integers) -> tuple[torch.Tensor, Damage]:
-        """Samples (n,) at positions (n,) → rows (n, …), and which of them are damaged."""
+    def rows(self, indices: Int64s, draws: Int64s) -> tuple[torch.Tensor, Damage]:
+        """Samples (n,) at draws (n,) → rows (n, …), and which of them are damaged."""
 
-    def order(self, samples: range, seed: int, block: int) -> Ordering:
-        """position → place in `samples`."""
+    def order(self, samples: range, seed: int, read_together: int) -> Ordering:
+        """draw → place in `samples`."""
 
 
 class Batches:
@@ -65,7 +65,7 @@ class Batches:
         data_rank: int,
         data_ranks: int,
         seed: int,
-        block: int,
+        read_together: int,
         threads: int = 1,
     ) -> None:
         """`samples`: the part of the source to draw from (training or validation). `threads` 0: nothing is made ahead."""
@@ -74,7 +74,7 @@ class Batches:
         self.source = source
         self.samples = samples
         bulk = source if isinstance(source, BatchSource) else None
-        self.order: Ordering = bulk.order(samples, seed, block) if bulk else Order(len(samples), seed, block)
+        self.order: Ordering = bulk.order(samples, seed, read_together) if bulk else Order(len(samples), seed, read_together)
         self.global_batch = global_batch
         places = np.arange(global_batch).reshape(-1, data_ranks, micro_batch)[:, data_rank]
         self.places = places  # (micro-batches, micro_batch)
@@ -96,26 +96,26 @@ class Batches:
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, step: int) -> list[list[tuple[Integers, Integers]]]:
-        """For each micro-batch its pieces of work: places in `samples`, and positions."""
-        positions = step * self.global_batch + self.places
-        indices = self.order(positions.reshape(-1)).reshape(positions.shape)
-        cuts = range(0, positions.shape[1], self._unit)
+    def _work(self, step: int) -> list[list[tuple[Int64s, Int64s]]]:
+        """For each micro-batch its pieces of work: places in `samples`, and draws."""
+        draws = step * self.global_batch + self.places
+        indices = self.order(draws.reshape(-1)).reshape(draws.shape)
+        cuts = range(0, draws.shape[1], self._unit)
         return [
             [(drawn[cut : cut + self._unit], at[cut : cut + self._unit]) for cut in cuts]
-            for drawn, at in zip(indices, positions, strict=True)
+            for drawn, at in zip(indices, draws, strict=True)
         ]
 
-    def _rows(self, indices: Integers, positions: Integers) -> torch.Tensor:
+    def _rows(self, indices: Int64s, draws: Int64s) -> torch.Tensor:
         if not isinstance(self.source, BatchSource):
-            rows = torch.stack([self._row(*pair) for pair in zip(indices.tolist(), positions.tolist(), strict=True)])
+            rows = torch.stack([self._row(*pair) for pair in zip(indices.tolist(), draws.tolist(), strict=True)])
         else:
-            rows, damaged = self.source.rows(indices + self.samples.start, positions)
+            rows, damaged = self.source.rows(indices + self.samples.start, draws)
             for row, error in damaged.items():
-                rows[row] = self._row(int(indices[row]), int(positions[row]), error)
+                rows[row] = self._row(int(indices[row]), int(draws[row]), error)
         return rows.pin_memory() if self._pin else rows
 
-    def _row(self, index: int, position: int, first: ShardError | None = None) -> torch.Tensor:
+    def _row(self, index: int, draw: int, first: ShardError | None = None) -> torch.Tensor:
         """One row; `first`: the sample itself is known to be damaged."""
         errors: list[ShardError | VideoError] = []
         for attempt in range(_DAMAGED_IN_A_ROW):
@@ -123,7 +123,7 @@ class Batches:
             try:
                 if first and not attempt:
                     raise first
-                return self.source.tensor(self.samples[(index + later) % len(self.samples)], position)
+                return self.source.tensor(self.samples[(index + later) % len(self.samples)], draw)
             except (ShardError, VideoError) as error:
                 errors.append(error)
                 self.replaced += 1

@@ -28,7 +28,7 @@ from hitvideo.files import replacing
 MAGIC = b"HVPACK01"
 _PREFIX = struct.Struct("<8sQ")  # magic, bytes of the header
 _ALIGNMENT = 64
-Integers = npt.NDArray[np.int64]
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

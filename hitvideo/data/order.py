@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.uint64]
+UInt64s = npt.NDArray[np.uint64]
 _ROUNDS = 4
 
 
-def mix(value: Integers, salt: int) -> Integers:
+def mix(value: UInt64s, salt: int) -> UInt64s:
     """splitmix64's finaliser: every bit of the value and the salt reaches every bit of the result."""
     with np.errstate(over="ignore"):
         z = value + np.uint64((salt * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
@@ -23,12 +23,12 @@ def mix(value: Integers, salt: int) -> Integers:
         return z ^ (z >> np.uint64(31))
 
 
-def uniform(value: Integers, salt: int) -> npt.NDArray[np.float64]:
+def uniform(value: UInt64s, salt: int) -> npt.NDArray[np.float64]:
     """A number in [0, 1) for each value: the coin for caption dropout and the like."""
     return (mix(value, salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(index: Integers, size: int, seed: int) -> Integers:
+def permute(index: UInt64s, size: int, seed: int) -> UInt64s:
     """A bijection of 0 … size-1, applied to each index."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
@@ -44,39 +44,39 @@ def permute(index: Integers, size: int, seed: int) -> Integers:
 
 
 class Order:
-    """position (samples consumed so far) → sample index, epoch after epoch, each with a permutation of its own.
+    """draw (samples consumed so far) → sample index, epoch after epoch, each with a permutation of its own.
 
     Whole blocks are permuted; the few samples that fill no block are an epoch's last, shuffled among themselves.
     """
 
-    def __init__(self, size: int, seed: int, block: int) -> None:
+    def __init__(self, size: int, seed: int, read_together: int) -> None:
         if size < 1:
             raise ValueError("an order needs at least one sample")
         self.size = size
         self.seed = seed
-        self.block = min(block, size)
-        self.whole_blocks = size // self.block
+        self.read_together = min(read_together, size)
+        self.whole_blocks = size // self.read_together
 
-    def __call__(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Positions (n,) → indices (n,); any positions, in any order, in any number."""
-        positions = np.asarray(positions, dtype=np.uint64)
-        indices = np.empty(positions.shape, dtype=np.int64)
-        epochs = positions // np.uint64(self.size)
+    def __call__(self, draws: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Positions (n,) → indices (n,); any draws, in any order, in any number."""
+        draws = np.asarray(draws, dtype=np.uint64)
+        indices = np.empty(draws.shape, dtype=np.int64)
+        epochs = draws // np.uint64(self.size)
         for epoch in np.unique(epochs):
             of_epoch = epochs == epoch
-            indices[of_epoch] = self._within(positions[of_epoch] % np.uint64(self.size), int(epoch))
+            indices[of_epoch] = self._within(draws[of_epoch] % np.uint64(self.size), int(epoch))
         return indices
 
-    def _within(self, offset: Integers, epoch: int) -> npt.NDArray[np.int64]:
+    def _within(self, offset: UInt64s, epoch: int) -> npt.NDArray[np.int64]:
         seed = int(mix(np.array([epoch], dtype=np.uint64), self.seed)[0]) >> 8
-        place, inside = offset // np.uint64(self.block), offset % np.uint64(self.block)
+        place, inside = offset // np.uint64(self.read_together), offset % np.uint64(self.read_together)
         which = place.copy()  # the short block, last, stays where it is
         whole = place < np.uint64(self.whole_blocks)
         which[whole] = permute(place[whole], self.whole_blocks, seed)
         indices = np.empty(offset.shape, dtype=np.int64)
         for block in np.unique(which):
             here = which == block
-            start = int(block) * self.block
-            shuffled = permute(inside[here], min(self.block, self.size - start), seed + 1 + int(block))
+            start = int(block) * self.read_together
+            shuffled = permute(inside[here], min(self.read_together, self.size - start), seed + 1 + int(block))
             indices[here] = start + shuffled.astype(np.int64)
         return indices

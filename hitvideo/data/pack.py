@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hitvideo.data.video_shards import VIDEO_EXTENSIONS, Progress, VideoSample, write_shards
+from hitvideo.data.video_shards import VIDEO_EXTENSIONS, OnProgress, VideoSample, write_shards
 from hitvideo.errors import ConfigError, VideoError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes import scenes
 from hitvideo.video.decode import probe
 from hitvideo.video.encode import encode_mp4
@@ -32,7 +32,7 @@ class PackSummary:
     shards: list[Path]
 
 
-def pack(src: Path, out: Path, per_shard: int, progress: Progress | None = None) -> PackSummary:
+def pack(src: Path, out: Path, per_shard: int, progress: OnProgress | None = None) -> PackSummary:
     """Pack a folder of videos with a `.txt` caption beside each, or a TSV with columns `file` and `caption`.
 
     Keys are file stems. Everything but the videos' content is checked before the first byte is written: raises
@@ -117,10 +117,10 @@ def write_moving_shapes(
     out: Path,
     num: int,
     seed: int,
-    clip: Clip,
+    clip: ClipShape,
     objects: scenes.Objects,
     per_shard: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> list[Path]:
     """Render `num` captioned clips into video shards; a pure function of its arguments."""
 

@@ -10,7 +10,7 @@ import torch
 from hitvideo.data.blend import Blend
 from hitvideo.data.loader import Damage, Ordering
 from hitvideo.data.order import uniform
-from hitvideo.data.token_shards import Integers, TokenDataset
+from hitvideo.data.token_shards import Int64s, TokenDataset
 from hitvideo.errors import ConfigError
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
@@ -27,7 +27,7 @@ class TokenSource:
     ) -> None:
         bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
         found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
-        wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.blocks, strict=True)]
+        wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.ranges, strict=True)]
         if found != wanted:
             raise ConfigError(
                 f"data.manifest {dataset.path} holds levels of (grid, bits) {found}, the run's hierarchy and video give "
@@ -44,18 +44,18 @@ class TokenSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def order(self, samples: range, seed: int, block: int) -> Ordering:
-        return self.dataset.order(samples, seed, block)
+    def order(self, samples: range, seed: int, read_together: int) -> Ordering:
+        return self.dataset.order(samples, seed, read_together)
 
-    def tensor(self, index: int, position: int) -> torch.Tensor:  # → (length, width)
-        rows, damaged = self.rows(np.array([index]), np.array([position]))
+    def tensor(self, index: int, draw: int) -> torch.Tensor:  # → (length, width)
+        rows, damaged = self.rows(np.array([index]), np.array([draw]))
         if damaged:
             raise damaged[0]
         return rows[0]
 
-    def rows(self, indices: Integers, positions: Integers) -> tuple[torch.Tensor, Damage]:  # → (n, length, width)
+    def rows(self, indices: Int64s, draws: Int64s) -> tuple[torch.Tensor, Damage]:  # → (n, length, width)
         found = self.dataset.read(indices)
-        places = np.asarray(positions, dtype=np.uint64)
+        places = np.asarray(draws, dtype=np.uint64)
         dropped = uniform(places, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
         coins = uniform(places, self.seed ^ _CAPTION_SALT)
         chosen = [

@@ -24,9 +24,9 @@ from hitvideo.data.manifest_pack import open_pack
 from hitvideo.data.order import Order
 from hitvideo.data.token_format import CODES_AT, TokenSample, parse_sample, shard_paths
 from hitvideo.errors import ConfigError, ShardError
-from hitvideo.hierarchy import Clip, Grid
+from hitvideo.hierarchy import ClipShape, Grid
 
-Integers = npt.NDArray[np.int64]
+Int64s = npt.NDArray[np.int64]
 _PLACE = ("offset", "length", "crc32")
 _OPEN_TARS = 64  # per thread; a dataset may have a million
 
@@ -35,7 +35,7 @@ _OPEN_TARS = 64  # per thread; a dataset may have a million
 class TokenRows:
     """Samples as the trainer wants them; a damaged row holds zeros."""
 
-    codes: Integers  # (n, tokens): every level's indices, coarsest first, flat
+    codes: Int64s  # (n, tokens): every level's indices, coarsest first, flat
     captions: list[bytes]
     """JSON of a caption, or of [text, weight] pairs; see `choose_caption`."""
     damaged: dict[int, ShardError]
@@ -45,7 +45,7 @@ class TokenRows:
 class TokenDataset:
     """The samples of one bucket of a manifest (one clip shape; most datasets have one bucket only)."""
 
-    def __init__(self, manifest: Path | str, clip: Clip | None = None) -> None:
+    def __init__(self, manifest: Path | str, clip: ClipShape | None = None) -> None:
         """`clip` chooses the bucket, where there are several. Raises ConfigError, ShardError (see `open_pack`)."""
         self.path = Path(manifest)
         pack = self._open()
@@ -71,13 +71,13 @@ class TokenDataset:
             )
         return open_pack(pack_path(self.path))
 
-    def _find_bucket(self, clip: Clip | None) -> int:
-        clips = [Clip(**bucket["video"]) for bucket in self.manifest.get("buckets", ())]
+    def _find_bucket(self, clip: ClipShape | None) -> int:
+        clips = [ClipShape(**bucket["video"]) for bucket in self.manifest.get("buckets", ())]
         if clip is None or len(clips) <= 1:
             return 0
         if clip not in clips:
             found = ", ".join(f"{c.frames}×{c.height}×{c.width} at {c.fps:g} fps" for c in clips)
-            raise ConfigError(f"data.manifest {self.path} has buckets of {found}; the run's `video` is none of them")
+            raise ConfigError(f"data.manifest {self.path} has buckets of {found}; the run's `clip` is none of them")
         return clips.index(clip)
 
     @cached_property
@@ -103,15 +103,15 @@ class TokenDataset:
         record = self._record(sample, self._shard_of(sample), *(int(entry[name]) for name in _PLACE))
         return parse_sample(record, self.bucket)
 
-    def order(self, samples: range, seed: int, block: int) -> Order:
+    def order(self, samples: range, seed: int, read_together: int) -> Order:
         """The order in which a part of the samples is drawn; of places in the part."""
-        return Order(len(samples), seed, block)
+        return Order(len(samples), seed, read_together)
 
     def captions(self) -> Iterator[str]:
         """Every text of every sample."""
         return (text for sample in self for text, _ in sample.captions)
 
-    def read(self, samples: Sequence[int] | Integers) -> TokenRows:
+    def read(self, samples: Sequence[int] | Int64s) -> TokenRows:
         """The codes and captions of some samples, in their order."""
         samples = np.asarray(samples, dtype=np.int64)
         rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})

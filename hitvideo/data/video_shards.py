@@ -33,7 +33,7 @@ MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int], object]
+OnProgress = Callable[[int], object]
 """Called with the number of samples done since the last call."""
 
 
@@ -87,7 +87,7 @@ class ShardListing:
         return self
 
 
-def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, progress: Progress | None = None) -> list[Path]:
+def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, progress: OnProgress | None = None) -> list[Path]:
     """Write `000000.tar`, `000001.tar` … of `per_shard` samples; the same samples give the same bytes.
 
     A shard has its name only when it is whole. Raises ConfigError where `out` holds tars already.

@@ -35,7 +35,7 @@ QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
 
 
 @dataclass(frozen=True)
-class Judges:
+class MetricNetworks:
     """Networks whose weights the user gives; without them their columns are left out."""
 
     lpips: LPIPS | None = None
@@ -48,7 +48,7 @@ def reconstruction(
     source: ClipSource,
     samples: Sequence[int],
     progress: Callable[[int], object] | None = None,
-    judges: Judges = Judges(),
+    networks: MetricNetworks = MetricNetworks(),
 ) -> dict[str, Any]:
     """PSNR, SSIM, LPIPS and rFVD with the first 1, 2, … levels and of H.264 at all levels' bits; bits; codes in use.
 
@@ -58,7 +58,7 @@ def reconstruction(
     """
     device = next(tokenizer.parameters()).device
     levels = tokenizer.hierarchy.levels
-    scores = Scores(judges)
+    scores = Scores(networks)
     counts = [CodeCounts(level.num_bits) for level in levels]
     outside_bytes, skipped = 0, 0
     for index in samples:
@@ -107,24 +107,24 @@ def _h264(video: torch.Tensor, hierarchy: Hierarchy, fps: float) -> tuple[Frames
 class Scores:
     """Every figure of every clip, a column for each prefix of the levels and, last, one for H.264."""
 
-    def __init__(self, judges: Judges) -> None:
-        self._judges = judges
+    def __init__(self, networks: MetricNetworks) -> None:
+        self._networks = networks
         self._rows: dict[str, list[list[float]]] = {"psnr": [], "ssim": []}
-        if judges.lpips:
+        if networks.lpips:
             self._rows["lpips"] = []
         self._motion: list[float] = []
         self._features: list[list[torch.Tensor]] = []
 
     def add(self, video: torch.Tensor, shown: Sequence[torch.Tensor]) -> None:
         """A clip (1, 3, T, H, W) and what each column makes of it."""
-        judges = {"psnr": psnr, "ssim": ssim, "lpips": self._judges.lpips}
+        networks = {"psnr": psnr, "ssim": ssim, "lpips": self._networks.lpips}
         for name, rows in self._rows.items():
-            judge = judges[name]
+            judge = networks[name]
             assert judge is not None
             rows.append([float(judge(decoded, video)) for decoded in shown])
         self._motion.append(float(video.diff(dim=2).abs().mean()))
-        if self._judges.i3d:
-            self._features.append([self._judges.i3d(each)[0].cpu() for each in (video, *shown)])
+        if self._networks.i3d:
+            self._features.append([self._networks.i3d(each)[0].cpu() for each in (video, *shown)])
 
     def means(self) -> dict[str, list[float]]:
         """Each figure's mean over the clips, by column; `rfvd` is one figure of all of them."""

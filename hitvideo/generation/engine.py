@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hitvideo.errors import ConfigError
-from hitvideo.generation.sampling import Sampling, draw, guide
+from hitvideo.generation.sampling import Sampling, guide, sample_entry
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.text import TextTokenizer
@@ -48,7 +48,7 @@ def generate_codes(
     for slot in range(layout.window, stop):
         level = int(layout.levels[slot])
         hidden = model.hidden(fresh, start=cache.seen, cache=cache)[:, -1]  # (B, D)
-        rows[:, slot, : len(layout.vocab.blocks[level])] = _draw_slot(model, level, hidden, sampling, random, guided)
+        rows[:, slot, : len(layout.vocab.ranges[level])] = _draw_slot(model, level, hidden, sampling, random, guided)
         fresh = rows[:, slot : slot + 1]
         if progress:
             progress(1)
@@ -61,14 +61,14 @@ def _draw_slot(
     model: LanguageModel, level: int, hidden: torch.Tensor, sampling: Sampling, random: torch.Generator, guided: bool
 ) -> torch.Tensor:
     """The ids of one slot, sub-code after sub-code: (B, sub-codes). Both halves of a guided batch get the same."""
-    blocks, head = model.layout.vocab.blocks[level], cast(LevelHead, model.heads[level])
+    vocab, head = model.layout.vocab, cast(LevelHead, model.heads[level])
     chosen = torch.zeros(hidden.shape[0], 0, dtype=torch.long, device=hidden.device)
-    for _ in blocks:
+    for _ in vocab.ranges[level]:
         logits = head.logits(hidden, chosen).float()  # (B, 2**bits)
         if guided:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, sampling.guidance)
-        entry = draw(logits, sampling, random)
+        entry = sample_entry(logits, sampling, random)
         entry = torch.cat([entry, entry]) if guided else entry
         chosen = torch.cat([chosen, entry[:, None]], dim=1)
-    return chosen + torch.tensor([block.offset for block in blocks], device=hidden.device)
+    return vocab.ids(level, chosen)

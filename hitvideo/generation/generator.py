@@ -17,14 +17,15 @@ from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
 from hitvideo.generation.engine import generate_codes
 from hitvideo.generation.sampling import Sampling
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.sequence.layout import make_layout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun
 from hitvideo.video.pixels import to_uint8
-from hitvideo.video_tokenizer.model import VideoTokenizer, fingerprint, load
+from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Generator:
     model: LanguageModel
     text: TextTokenizer
     video_tokenizer: VideoTokenizer
-    clip: Clip
+    clip: ClipShape
 
     @property
     def levels(self) -> int:
@@ -69,12 +70,12 @@ def load_run(directory: Path, device: torch.device, video_tokenizer: Path | None
     model.load_state_dict(_weights(directory))
     model.to(device, DTYPES[settings.train.dtype] if device.type == "cuda" else torch.float32).eval()
     path, expected = _video_tokenizer_of(settings, video_tokenizer)
-    if expected is not None and fingerprint(path) != expected:
+    if expected is not None and weights_fingerprint(path) != expected:
         raise ConfigError(
-            f"{path} has fingerprint {fingerprint(path)}, the run was trained on tokens of {expected}; "
+            f"{path} has fingerprint {weights_fingerprint(path)}, the run was trained on tokens of {expected}; "
             f"name the right one with --video-tokenizer"
         )
-    tokenizer, clip = load(path, device)
+    tokenizer, clip = load_video_tokenizer(path, device)
     return Generator(model, TextTokenizer.load(directory / "text_tokenizer.model"), tokenizer, clip)
 
 

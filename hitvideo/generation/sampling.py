@@ -46,7 +46,7 @@ def restrict(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return logits
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+def sample_entry(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
     """Logits (B, V) → entries (B,)."""
     if sampling.temperature == 0:
         return logits.argmax(-1)

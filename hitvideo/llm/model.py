@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         layers = layers or DenseLayers()
-        vocab, bits = layout.vocab, [tuple(b.bits for b in row) for row in layout.vocab.blocks]
+        vocab, bits = layout.vocab, [tuple(b.bits for b in row) for row in layout.vocab.ranges]
         self.section = section
         self.layout = layout
         self.layers = layers
@@ -98,18 +98,13 @@ class LanguageModel(nn.Module):
         for level, head in enumerate(self.heads):
             assert isinstance(head, LevelHead)
             start, stop = starts[level : level + 2]
-            nats = head.loss(hidden[:, start - 1 : stop - 1], self.sub_codes(level, rows[:, start:stop]))
+            nats = head.loss(hidden[:, start - 1 : stop - 1], self.layout.vocab.sub_codes(level, rows[:, start:stop]))
             losses[f"loss_level_{level}"] = nats.mean()
             over_slots = over_slots + nats.sum(1).mean() / (starts[-1] - starts[0])
             over_levels = over_levels + nats.mean() / len(self.heads)
         video = (1 - level_balance) * over_slots + level_balance * over_levels
         losses["loss"] = video + text_weight * losses["loss_text"]
         return losses
-
-    def sub_codes(self, level: int, ids: torch.Tensor) -> torch.Tensor:
-        """Ids (…, S) of a level's slots → its sub-codes counted from 0: (…, sub-codes of the level)."""
-        blocks = self.layout.vocab.blocks[level]
-        return ids[..., : len(blocks)] - torch.tensor([b.offset for b in blocks], device=ids.device)
 
     def new_cache(self, batch: int) -> KVCache:
         weight = self.level.weight

@@ -27,7 +27,7 @@ product: much memory for few FLOPs; Korthikanti et al. 2022), or whole blocks.
 """
 
 
-def again(recompute: bool, function: Callable[..., Any], *inputs: Any) -> torch.Tensor:
+def recomputed(recompute: bool, function: Callable[..., Any], *inputs: Any) -> torch.Tensor:
     """function(*inputs), with only its inputs kept for the backward where `recompute` says so."""
     if not recompute or not torch.is_grad_enabled():
         return cast(torch.Tensor, function(*inputs))
@@ -72,7 +72,7 @@ class Attention(nn.Module):
                 k, v = cache.extend(layer, k, v)
             return attention(q, k, v, causal=causal, backend=choose(self.wish, q.device, q.dtype))
 
-        mixed = self.layers.heads_to_slots(again(self.recompute, attend, q, k, v))
+        mixed = self.layers.heads_to_slots(recomputed(self.recompute, attend, q, k, v))
         out: torch.Tensor = self.out(mixed.flatten(-2))
         return out
 
@@ -88,7 +88,7 @@ class SwiGLU(nn.Module):
         self.down = layers.row(section.hidden, section.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, L, D) → (B, L, D)
-        out: torch.Tensor = self.down(again(self.recompute, gated, self.gate(x), self.up(x)))
+        out: torch.Tensor = self.down(recomputed(self.recompute, gated, self.gate(x), self.up(x)))
         return out
 
 
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
     ) -> torch.Tensor:  # (B, L, D) → (B, L, D)
         x = self.layers.scatter(x)  # (B, l, D)
         for layer, block in enumerate(self.blocks):
-            x = again(self.recompute, block, x, turn_q, turn_k, cache, layer)
+            x = recomputed(self.recompute, block, x, turn_q, turn_k, cache, layer)
         if cache is not None:
             cache.advance(x.shape[1])
         return self.layers.gather(self.norm(x))

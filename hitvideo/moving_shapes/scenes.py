@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 
 Frames: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -102,7 +102,7 @@ def scenes(num: int, seed: int, objects: Objects) -> Iterator[tuple[str, Scene, 
         yield f"shapes-{seed}-{index:06d}", sample_scene(rng, count), rng
 
 
-def render(scene: Scene, clip: Clip, rng: np.random.Generator) -> Frames:
+def render(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> Frames:
     """Antialiased uint8 (T, H, W, 3). Size, way and start are random; things stay in the frame and never overlap."""
     radii, centres = _paths(scene, clip, rng)
     video = np.broadcast_to(np.array(BACKGROUNDS[scene.background], float), (clip.frames, clip.height, clip.width, 3)).copy()
@@ -114,7 +114,7 @@ def render(scene: Scene, clip: Clip, rng: np.random.Generator) -> Frames:
     return frames
 
 
-def _paths(scene: Scene, clip: Clip, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _paths(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Radii (things,) and centres (things, T, 2) in pixels (x, y), found by drawing until nothing overlaps."""
     count = len(scene.things)
     extent = np.array([clip.width, clip.height], float)

@@ -13,7 +13,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.transformer import again
+from hitvideo.llm.transformer import recomputed
 from hitvideo.ops.precision import DTYPES
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun
@@ -149,7 +149,7 @@ class _GatheringLinear(nn.Linear):
         if self.ranks == 1:
             return F.linear(x, self.weight)
         mine = x.transpose(0, 1).contiguous()
-        return again(True, lambda x: F.linear(torch.cat([x] * self.ranks), self.weight), mine).transpose(0, 1)
+        return recomputed(True, lambda x: F.linear(torch.cat([x] * self.ranks), self.weight), mine).transpose(0, 1)
 
 
 class _ScatteringLinear(_GatheringLinear):

@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
@@ -46,12 +46,12 @@ def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
     return flops_per_second / (world * cluster.peak_tflops * 1e12)
 
 
-def training_flops_per_clip(settings: VideoTokenizerRun, clip: Clip | None = None) -> float:
+def training_flops_per_clip(settings: VideoTokenizerRun, clip: ClipShape | None = None) -> float:
     """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data; backward is twice forward.
 
     Discriminator and LPIPS are not counted: they are not what is trained for use.
     """
-    extent = (clip or settings.video).extent
+    extent = (clip or settings.clip).extent
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *extent))
     return FORWARD_AND_BACKWARD * float(counter.get_total_flops())

@@ -20,7 +20,7 @@ from hitvideo.settings.programs import PretrainRun
 
 
 @dataclass(frozen=True)
-class Plan:
+class LanguageModelPlan:
     """Memory in GiB on the fullest rank at its fullest moment, traffic in GiB sent by a rank in a step, time in seconds."""
 
     parameters: int
@@ -62,7 +62,7 @@ class Plan:
     device_hours: float
 
 
-def plan(settings: PretrainRun) -> Plan:
+def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     """The figures of a run on `settings.cluster`; seconds of work, no device."""
     model, train, cluster, parallel = meta_model(settings), settings.train, settings.cluster, settings.parallel
     world = cluster.nodes * cluster.devices_per_node
@@ -81,7 +81,7 @@ def plan(settings: PretrainRun) -> Plan:
     spread = parallel.tensor * parallel.context > cluster.devices_per_node
     traffic = zero / far + tensor / near + context / (far if spread else near)
     layout, hours = model.layout, train.steps * compute / 3600
-    return Plan(
+    return LanguageModelPlan(
         parameters=parameters,
         tokens_per_row=layout.length,
         tokens_per_step=layout.length * train.global_batch,
@@ -116,8 +116,8 @@ def _logits(model: LanguageModel) -> int:
     """Entries of the widest head's logits, of one row."""
     layout = model.layout
     levels = [
-        grid.cells * max(1 << block.bits for block in row)
-        for grid, row in zip(layout.grids, layout.vocab.blocks, strict=True)
+        grid.cells * max(1 << id_range.bits for id_range in row)
+        for grid, row in zip(layout.grids, layout.vocab.ranges, strict=True)
     ]
     return max((layout.window - 1) * layout.vocab.text_size, *levels)
 

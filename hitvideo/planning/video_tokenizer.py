@@ -13,7 +13,7 @@ from hitvideo.video_tokenizer.model import VideoTokenizer
 
 
 @dataclass(frozen=True)
-class TokenizerPlan:
+class VideoTokenizerPlan:
     """Figures of a tokenizer run before it is started. Activations are not planned: they are the allocator's to show."""
 
     parameters: int
@@ -37,7 +37,7 @@ class TokenizerPlan:
     device_hours: float
 
 
-def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
+def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
     """Memory by ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1); time for the cluster's assumed MFU."""
     train, cluster = settings.train, settings.cluster
     with torch.device("meta"):
@@ -48,19 +48,19 @@ def plan(settings: VideoTokenizerRun) -> TokenizerPlan:
     parameters = encoder + quantizer + decoder
     world = cluster.nodes * cluster.devices_per_node
     clips = [settings.clip_in(phase) for phase in settings.schedule]
-    per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.video, *clips}}
+    per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.clip, *clips}}
     flops = sum(per_clip[clip] * phase.steps for clip, phase in zip(clips, settings.schedule, strict=True)) * train.global_batch
     states = model_states(parameters, settings.parallel, train, world)
     hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
-    return TokenizerPlan(
+    return VideoTokenizerPlan(
         parameters=parameters,
         encoder_parameters=encoder,
         quantizer_parameters=quantizer,
         decoder_parameters=decoder,
-        tokens_per_clip=settings.hierarchy.tokens(settings.video.extent),
+        tokens_per_clip=settings.hierarchy.tokens(settings.clip.extent),
         bits_per_pixel=settings.hierarchy.bits_per_pixel,
-        forward_tflops_per_clip=per_clip[settings.video] / FORWARD_AND_BACKWARD / 1e12,
-        training_tflops_per_step=per_clip[settings.video] * train.global_batch / 1e12,
+        forward_tflops_per_clip=per_clip[settings.clip] / FORWARD_AND_BACKWARD / 1e12,
+        training_tflops_per_step=per_clip[settings.clip] * train.global_batch / 1e12,
         accumulation=train.accumulation(world),
         weights_gib=states.weights / GIB,
         gradients_gib=states.gradients / GIB,

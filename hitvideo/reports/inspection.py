@@ -15,7 +15,7 @@ from hitvideo.data.manifest import MANIFEST
 from hitvideo.data.token_format import TokenSample, parse_sample, shard_paths
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.video.pixels import Frames, to_uint8
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece", "mlflow", "av", "flash-attn", "apex")
@@ -24,7 +24,7 @@ PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece"
 class HierarchyFile(Section):
     """A hierarchy part: what `inspect` reads of a YAML."""
 
-    video: Clip
+    clip: ClipShape
     hierarchy: Hierarchy
 
 
@@ -35,7 +35,7 @@ def describe(path: Path) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         content = {key: value for key, value in config.resolve(path).items() if key in HierarchyFile.model_fields}
         part = config.build(HierarchyFile, content, str(path))
-        return part.hierarchy.describe(part.video.extent)
+        return part.hierarchy.describe(part.clip.extent)
     if path.suffix == ".json":
         return _describe_manifest(path)
     if path.suffix == ".tar":
@@ -85,7 +85,7 @@ def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Fr
     """
     import torch
 
-    from hitvideo.video_tokenizer.model import fingerprint, load
+    from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 
     sample = next((sample for sample in _token_samples(shard) if sample.key == key), None)
     if sample is None:
@@ -95,9 +95,9 @@ def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Fr
     manifest = TokenDataset(shard.with_name(MANIFEST)).manifest
     known = manifest["video_tokenizer"]
     weights = weights or Path(known["weights"])
-    if fingerprint(weights) != known["fingerprint"]:
+    if weights_fingerprint(weights) != known["fingerprint"]:
         raise ConfigError(f"{weights} is another video tokenizer than {shard} was made with; give --weights DIR")
-    tokenizer, _ = load(weights)
+    tokenizer, _ = load_video_tokenizer(weights)
     codes = [torch.from_numpy(indices.astype(np.int64))[None] for indices in sample.codes]
     frames = manifest["buckets"][sample.bucket]["video"]["frames"]
     return [to_uint8(tokenizer.decode(codes[:k], frames)[0].numpy()) for k in range(1, len(codes) + 1)]

@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hitvideo.hierarchy import Grid, Hierarchy
+from hitvideo.hierarchy import Extent, Grid, Hierarchy
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
 from hitvideo.settings.programs import PretrainRun
 
@@ -32,12 +32,12 @@ class SequenceLayout:
         positions (length, 3): float32 (t, h, w) for RoPE.
     """
 
-    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, clip: Grid, window: int) -> None:
+    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, extent: Extent, window: int) -> None:
         if window < 2:
             raise ValueError(f"a text window of {window} cannot hold BOS and EOS; use 2 or more")
         self.vocab = vocab
         self.window = window
-        self.grids = hierarchy.grids(clip)
+        self.grids = hierarchy.grids(extent)
         self.starts = np.cumsum([window] + [grid.cells for grid in self.grids]).tolist()  # level k: starts[k] … starts[k+1]
         self.length = self.starts[-1] + 1
         self.levels = np.full(self.length, len(self.grids) - 1, dtype=np.int64)
@@ -74,7 +74,7 @@ class SequenceLayout:
         rows = np.full((len(codes), self.length, self.vocab.width), NONE, dtype=np.int64)
         for row, ids in zip(rows, text_ids, strict=True):
             row[: self.window, 0] = self.text_window(ids)
-        for column, (shift, mask, offset) in enumerate(zip(*self._sub_codes, strict=True)):
+        for column, (shift, mask, offset) in enumerate(zip(*self._cell_tables, strict=True)):
             rows[:, self.window : -1, column] = ((codes >> shift) & mask) + offset
         rows[:, -1, 0] = EOV
         return rows
@@ -82,21 +82,11 @@ class SequenceLayout:
     @cached_property
     def _num_bits(self) -> np.ndarray:
         """Of each cell's level: (cells,)."""
-        bits = [sum(block.bits for block in row) for row in self.vocab.blocks]
-        return np.repeat(bits, [grid.cells for grid in self.grids])
+        return np.repeat([self.vocab.num_bits(level) for level in range(len(self.grids))], [grid.cells for grid in self.grids])
 
     @cached_property
-    def _sub_codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How a cell's index becomes ids: shift, mask and offset, each (width, cells); a spare column gives NONE."""
-        tables = np.zeros((3, self.vocab.width, len(self.grids)), dtype=np.int64)
-        tables[2] = NONE
-        for level, blocks in enumerate(self.vocab.blocks):
-            shift = sum(block.bits for block in blocks)
-            for column, block in enumerate(blocks):
-                shift -= block.bits
-                tables[:, column, level] = shift, block.size - 1, block.offset
-        shift_mask_offset = np.repeat(tables, [grid.cells for grid in self.grids], axis=2)
-        return tuple(shift_mask_offset)  # type: ignore[return-value]
+    def _cell_tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.vocab.cell_tables([grid.cells for grid in self.grids])
 
     def split(self, row: np.ndarray, levels: int | None = None) -> list[np.ndarray]:
         """The inverse of `join`: a row (length or more than the first levels' slots, width) → indices of each level.
@@ -119,4 +109,4 @@ def _centres(grid: Grid, finest: Grid) -> np.ndarray:
 def make_layout(settings: PretrainRun) -> SequenceLayout:
     """The layout of a run's rows, from its hierarchy, clip and text section."""
     vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
-    return SequenceLayout(vocab, settings.hierarchy, settings.video.extent, settings.text.window)
+    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window)

@@ -51,5 +51,5 @@ class TokenDataSection(Section):
     """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
     caption_dropout: Fraction = 0.1
     """Share of captions replaced by the empty one: what guidance needs."""
-    block: Positive = 256
-    """Consecutive samples that are read together; the order permutes blocks, then samples within."""
+    read_together: Positive = 256
+    """Consecutive samples that are read together: the order permutes these groups, then the samples within each."""

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from hitvideo import config
 from hitvideo.config import Section
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.settings import programs
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.data import ClipDataSection, LimitsSection, TokenDataSection
@@ -33,14 +33,14 @@ RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
 
 class BaseRun(Section):
     run: RunSection
-    video: Clip
+    clip: ClipShape
     hierarchy: Hierarchy
     tracking: TrackingSection = TrackingSection()
     faults: FaultsSection = FaultsSection()
 
     @model_validator(mode="after")
     def _check_grids(self) -> BaseRun:
-        self.hierarchy.grids(self.video.extent)
+        self.hierarchy.grids(self.clip.extent)
         return self
 
 
@@ -77,10 +77,10 @@ class VideoTokenizerRun(BaseRun):
             raise ConfigError("loss.adversarial.weight is above 0, no phase is adversarial; say `adversarial: true` in a phase")
         return self
 
-    def clip_in(self, phase: PhaseSection) -> Clip:
+    def clip_in(self, phase: PhaseSection) -> ClipShape:
         """The clips of a phase."""
-        height, width = phase.size or (self.video.height, self.video.width)
-        return self.video.model_copy(update={"height": height, "width": width})
+        height, width = phase.size or (self.clip.height, self.clip.width)
+        return self.clip.model_copy(update={"height": height, "width": width})
 
     @property
     def schedule(self) -> tuple[PhaseSection, ...]:
@@ -88,7 +88,7 @@ class VideoTokenizerRun(BaseRun):
 
 
 class TokenizeRun(Section):
-    """Clip and hierarchy are the video tokenizer's own; they are not repeated here."""
+    """Clip shape and hierarchy are the video tokenizer's own; they are not repeated here."""
 
     program: Literal["tokenize_shards"]
     run: RunSection
@@ -127,7 +127,7 @@ class PretrainRun(BaseRun):
         for name, size in divided.items():
             if size % tensor:
                 raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
-        slots, parts = self.text.window + self.hierarchy.tokens(self.video.extent), each if self.parallel.sequence else context
+        slots, parts = self.text.window + self.hierarchy.tokens(self.clip.extent), each if self.parallel.sequence else context
         if slots % parts:
             raise ConfigError(
                 f"a row has {slots} slots of input, which {parts} ranks cannot share equally; "
@@ -140,7 +140,7 @@ RUNS: dict[str, type[Any]] = {"video_tokenizer": VideoTokenizerRun, "tokenize_sh
 COMMANDS = {"video_tokenizer": "pretrain.video_tokenizer", "tokenize_shards": "tokenize_shards", "pretrain": "pretrain"}
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
+def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
     """A run of any kind; `program:` in the file says which."""
     content = config.apply_overrides(config.resolve(path), overrides)
     program = content.get("program")
@@ -151,9 +151,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> VideoTokenizerRun |
     return run
 
 
-def load_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -> RunT:
+def load_settings_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -> RunT:
     """A run that must be of one kind; the error names the program the file is for."""
-    run = load(path, overrides)
+    run = load_settings(path, overrides)
     if not isinstance(run, kind):
         raise ConfigError(f"{path} is a run of another program; start it with: python -m {COMMANDS[run.program]} {path}")
     return run

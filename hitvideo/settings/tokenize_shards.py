@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from hitvideo.config import Fraction, Positive, Section
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 
 
 class TokenizeDataSection(Section):
@@ -17,7 +17,7 @@ class TokenizeDataSection(Section):
     """A folder of video shards, a glob of .tar files, or a URL of either (s3://…, file://…)."""
     out: str | None = None
     """Directory for token shards, receipts and manifest.json; any file system with hard links."""
-    buckets: tuple[Clip, ...] = ()
+    buckets: tuple[ClipShape, ...] = ()
     """Clip shapes; a video goes to the one nearest to its own shape, of those to the longest that it fills. A shape of one
     frame takes pictures. Empty: the video tokenizer's own clip."""
     fit: Literal["cover", "contain", "stretch"] = "cover"

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from hitvideo.errors import VideoError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.pixels import Frames
 
@@ -73,14 +73,14 @@ def upright_aspect(source: bytes | Path, name: str, limits: LimitsSection) -> fl
     raise VideoError("corrupt", f"{label}: the video stream holds no frame that can be decoded")
 
 
-def decode_clip(source: bytes | Path, clip: Clip, limits: LimitsSection, start: float = 0.0, name: str = "") -> Frames:
+def decode_clip(source: bytes | Path, clip: ClipShape, limits: LimitsSection, start: float = 0.0, name: str = "") -> Frames:
     """Cut one clip out of a video, covering H×W: uint8 (T, H, W, 3); see `decode_clips`."""
     return decode_clips(source, clip, limits, [start], name).reshape(*clip.extent, 3)
 
 
 def decode_clips(
     source: bytes | Path,
-    clip: Clip,
+    clip: ClipShape,
     limits: LimitsSection,
     starts: Sequence[float] = (0.0,),
     name: str = "",
@@ -121,7 +121,7 @@ def _within_limits(source: bytes | Path, limits: LimitsSection, label: str) -> I
 
 
 def _sample(
-    container: Any, stream: Any, clip: Clip, starts: Sequence[float], limits: LimitsSection, label: str, fit: Fit
+    container: Any, stream: Any, clip: ClipShape, starts: Sequence[float], limits: LimitsSection, label: str, fit: Fit
 ) -> Frames:
     tick = Fraction(stream.time_base)
     tolerance = min(float(tick) / 2, LARGEST_TICK_ERROR) + 1e-6
@@ -178,7 +178,7 @@ def _frames(container: Any, stream: Any, label: str) -> Iterator[Any]:
 
 
 def _fit(
-    frame: Any, stream: Any, clip: Clip, reformatter: VideoReformatter, limits: LimitsSection, label: str, fit: Fit
+    frame: Any, stream: Any, clip: ClipShape, reformatter: VideoReformatter, limits: LimitsSection, label: str, fit: Fit
 ) -> Frames:
     """One frame, upright, in the clip's H×W: (H, W, 3)."""
     turns = round(frame.rotation / 90) % 4  # quarter turns counter-clockwise, as np.rot90 counts

@@ -70,7 +70,7 @@ class LeCam:
         return F.relu(real - anchor_fake).square().mean() + F.relu(anchor_real - fake).square().mean()
 
 
-class Judgement(NamedTuple):
+class AdversarialLoss(NamedTuple):
     """What the discriminator makes of one batch."""
 
     loss: Tensor
@@ -78,9 +78,9 @@ class Judgement(NamedTuple):
     logged: dict[str, Tensor]
 
 
-def judge(
+def adversarial_loss(
     discriminator: nn.Module, video: Tensor, target: Tensor, distance: Tensor, lecam: LeCam, section: AdversarialSection
-) -> Judgement:
+) -> AdversarialLoss:
     """Both sides of the game in one backward pass.
 
     `video`, `target`: reconstruction and original, (B, 3, T, H, W); `distance`: the reconstruction loss, a function of
@@ -102,4 +102,4 @@ def judge(
         "logits_real": real.mean(),
         "logits_fake": fake.mean(),
     }
-    return Judgement(loss, {name: value.detach() for name, value in logged.items()})
+    return AdversarialLoss(loss, {name: value.detach() for name, value in logged.items()})

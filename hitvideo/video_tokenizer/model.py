@@ -1,6 +1,6 @@
 """VideoTokenizer: video ⇄ codes of all levels, and its two files on disk.
 
-    tokenizer, clip = load(Path("runs/tiny/weights"))
+    tokenizer, clip = load_video_tokenizer(Path("runs/tiny/weights"))
     codes = tokenizer.encode(video)                    # coarsest level first
     tokenizer.decode(codes[:1], frames=8)              # the storyboard: any prefix of the levels decodes
     tokenizer.encode(video, chunk=64)                  # the same codes, in memory that does not grow with the video
@@ -11,29 +11,17 @@ and those frames are dropped again after decoding (after VidTok v1.1), so no fra
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hitvideo import config
-from hitvideo.config import Section
-from hitvideo.errors import ConfigError
-from hitvideo.files import replacing
-from hitvideo.hierarchy import Clip, Grid, Hierarchy
+from hitvideo.hierarchy import Extent, Grid, Hierarchy
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder
 from hitvideo.video_tokenizer.conv import PIXEL_CHANNELS, Carry
 from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantizer
-
-WEIGHTS_FILE = "weights.safetensors"
-CONFIG_FILE = "video_tokenizer.yaml"
-CONFIG_KEY = "video_tokenizer"
 
 
 @dataclass
@@ -50,14 +38,6 @@ class Reconstruction:
     """Mean squared distance of normalised latents and signs; zero outside training and for FSQ."""
     residual: Tensor
     """What the kept levels leave over of the latents, a mean square; latents have mean square 1."""
-
-
-class SavedConfig(Section):
-    """`video_tokenizer.yaml`: everything needed to build the tokenizer again."""
-
-    video: Clip
-    hierarchy: Hierarchy
-    video_tokenizer: VideoTokenizerSection
 
 
 class VideoTokenizer(nn.Module):
@@ -173,61 +153,10 @@ class VideoTokenizer(nn.Module):
     def _pad(self, video: Tensor) -> Tensor:
         if video.ndim != 5 or video.shape[1] != PIXEL_CHANNELS:
             raise ValueError(f"a video is (B, 3, T, H, W), got {list(video.shape)}")
-        extent = Grid(*video.shape[2:])
+        extent = Extent(*video.shape[2:])
         self.hierarchy.grids(extent)
-        return self._repeat_first(video, -extent.t % self._cell)
+        return self._repeat_first(video, -extent.frames % self._cell)
 
     @staticmethod
     def _repeat_first(video: Tensor, times: int) -> Tensor:
         return torch.cat((video[:, :, :1].expand(-1, -1, times, -1, -1), video), dim=2) if times else video
-
-    def save(self, directory: Path, clip: Clip) -> None:
-        """Write both files into `directory`. Each appears whole or not at all; `load` refuses a pair that does not match."""
-        directory.mkdir(parents=True, exist_ok=True)
-        saved = SavedConfig(video=clip, hierarchy=self.hierarchy, video_tokenizer=self.section)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(directory / WEIGHTS_FILE) as weights, replacing(directory / CONFIG_FILE) as settings:
-            # One metadata key: with more, safetensors orders them at random and equal weights would differ in bytes.
-            save_file(tensors, weights, metadata={CONFIG_KEY: config.fingerprint(saved)})
-            settings.write_text(config.to_yaml(saved), encoding="utf-8")
-
-
-def load(directory: Path, device: torch.device | str = "cpu") -> tuple[VideoTokenizer, Clip]:
-    """The tokenizer of a `weights` directory, in eval mode, and the clip it was trained on.
-
-    Raises ConfigError where a file is missing, damaged, or not of a video tokenizer.
-    """
-    settings, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
-    for path in (settings, weights):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; give the `weights` directory of a finished video tokenizer run")
-    saved = config.build(SavedConfig, config.read_yaml(settings), str(settings))
-    try:
-        with safe_open(weights, framework="pt", device=str(device)) as file:
-            recorded = (file.metadata() or {}).get(CONFIG_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (the file is not iterable)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{weights}: damaged, or not safetensors: {error}") from error
-    if recorded is None:
-        raise ConfigError(f"{weights}: holds no video tokenizer; give the `weights` directory of its run")
-    if recorded != config.fingerprint(saved):
-        raise ConfigError(f"{weights}: was not saved with the settings in {CONFIG_FILE} beside it; copy both from one run")
-    with torch.device(device):
-        tokenizer = VideoTokenizer(saved.video_tokenizer, saved.hierarchy)
-    try:
-        tokenizer.load_state_dict(state)
-    except RuntimeError as error:
-        raise ConfigError(f"{weights}: does not fit its settings: {error}") from error
-    return tokenizer.eval(), saved.video
-
-
-def fingerprint(directory: Path) -> str:
-    """16 hex digits of the sha256 of both files: token shards carry them, and another tokenizer has others."""
-    digest = hashlib.sha256()
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        try:
-            with (directory / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise ConfigError(f"{directory / name}: cannot be read: {error}") from error
-    return digest.hexdigest()[:16]

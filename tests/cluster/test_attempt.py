@@ -13,7 +13,7 @@ from hitvideo.runs import ownership
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.samples import ROOT
 
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
@@ -121,7 +121,7 @@ def test_the_next_attempt_takes_the_run_over(run: Path, tmp_path: Path, monkeypa
 
 def test_a_stop_asked_for_while_the_ranks_start_is_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job's signal may come before the first rank has opened the run; the attempt's beginning removes an older request."""
-    settings = load_as(PretrainRun, TINY, [f"run.root={tmp_path}", "run.name=x"])
+    settings = load_settings_as(PretrainRun, TINY, [f"run.root={tmp_path}", "run.name=x"])
     (run / "STOP").touch()
     RunDirectory(settings, writer=True)
     assert (run / "STOP").exists()

@@ -29,7 +29,7 @@ def test_shares(weights: list[float], expected: list[int]) -> None:
 
 def test_each_part_is_drawn_epoch_by_epoch_at_its_share() -> None:
     sizes, weights = [300, 50, 1000], [2.0, 1.0, 1.0]
-    found = BlendedOrder(sizes, weights, seed=3, block=16)(np.arange(4 * PERIOD))
+    found = BlendedOrder(sizes, weights, seed=3, read_together=16)(np.arange(4 * PERIOD))
     which = np.searchsorted(np.cumsum(sizes), found, side="right")
     for period in range(4):
         assert np.bincount(which[period * PERIOD :][:PERIOD]).tolist() == [512, 256, 256]
@@ -42,10 +42,10 @@ def test_each_part_is_drawn_epoch_by_epoch_at_its_share() -> None:
 
 
 def test_any_positions() -> None:
-    order = BlendedOrder([30, 7], [1, 2], seed=1, block=4)
+    order = BlendedOrder([30, 7], [1, 2], seed=1, read_together=4)
     whole = order(np.arange(5000))
-    positions = np.random.default_rng(0).integers(0, 5000, 200)
-    np.testing.assert_array_equal(order(positions), whole[positions])
+    draws = np.random.default_rng(0).integers(0, 5000, 200)
+    np.testing.assert_array_equal(order(draws), whole[draws])
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.blend)
 
-    def tensor(self, index: int, position: int) -> torch.Tensor:
-        return self.rows(np.array([index]), np.array([position]))[0][0]
+    def tensor(self, index: int, draw: int) -> torch.Tensor:
+        return self.rows(np.array([index]), np.array([draw]))[0][0]
 
-    def rows(self, indices: np.ndarray, positions: np.ndarray) -> tuple[torch.Tensor, dict]:
+    def rows(self, indices: np.ndarray, draws: np.ndarray) -> tuple[torch.Tensor, dict]:
         found = self.blend.read(indices)
         return torch.from_numpy(found.codes), found.damaged
 
@@ -101,7 +101,7 @@ def test_the_same_batches_for_any_world(parts: list[Path], part: int) -> None:
         samples = split(len(source), 12)[part]
         loaders = [
             Batches(
-                source, samples, global_batch=12, micro_batch=3, data_rank=rank, data_ranks=ranks, seed=1, block=8,
+                source, samples, global_batch=12, micro_batch=3, data_rank=rank, data_ranks=ranks, seed=1, read_together=8,
                 threads=threads,
             )
             for rank in range(ranks)

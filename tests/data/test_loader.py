@@ -27,7 +27,7 @@ GLOBAL, STEPS = 48, 12  # 48: whole micro-batches for 1, 2, 3 and 4 ranks
 
 
 class Numbers:
-    """A source whose row says which sample it is and at which position it was asked for."""
+    """A source whose row says which sample it is and at which draw it was asked for."""
 
     def __init__(self, size: int, damaged: tuple[int, ...] = ()) -> None:
         self.size = size
@@ -36,10 +36,10 @@ class Numbers:
     def __len__(self) -> int:
         return self.size
 
-    def tensor(self, index: int, position: int) -> torch.Tensor:
+    def tensor(self, index: int, draw: int) -> torch.Tensor:
         if index in self.damaged:
             raise ShardError(f"sample {index} is damaged")
-        return torch.tensor([index, position])
+        return torch.tensor([index, draw])
 
 
 AnySource: TypeAlias = Numbers | TokenSource
@@ -48,7 +48,7 @@ AnySource: TypeAlias = Numbers | TokenSource
 def make(source: AnySource, rank: int = 0, ranks: int = 1, micro: int = 4, threads: int = 1, seed: int = 1) -> Batches:
     return Batches(
         source, range(len(source)), global_batch=GLOBAL, micro_batch=micro, data_rank=rank, data_ranks=ranks,
-        seed=seed, block=8, threads=threads,
+        seed=seed, read_together=8, threads=threads,
     )  # fmt: skip
 
 
@@ -105,8 +105,8 @@ def test_resuming_at_any_step_on_any_world(make_source: Callable[..., TokenSourc
 
 
 def test_step_s_consumes_its_own_positions() -> None:
-    positions = all_batches(Numbers(50))[..., 1]
-    assert positions.tolist() == np.arange(STEPS * GLOBAL).reshape(STEPS, GLOBAL).tolist()
+    draws = all_batches(Numbers(50))[..., 1]
+    assert draws.tolist() == np.arange(STEPS * GLOBAL).reshape(STEPS, GLOBAL).tolist()
 
 
 def test_every_epoch_sees_every_sample() -> None:
@@ -180,14 +180,14 @@ def test_a_missing_shard_is_left_behind(tmp_path: Path, make_source: Callable[..
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
 def test_caption_dropout(make_source: Callable[..., TokenSource], dropout: float) -> None:
     source = make_source(dropout)
-    empty = np.array([int(source.tensor(5, position)[1, 0]) == EOS for position in range(2000)])
+    empty = np.array([int(source.tensor(5, draw)[1, 0]) == EOS for draw in range(2000)])
     # Standard error √(p (1 - p) / 2000), at most 0.011; four of them.
     assert empty.mean() == pytest.approx(dropout, abs=4 * (dropout * (1 - dropout) / 2000) ** 0.5)
     again = make_source(dropout)
-    assert [int(again.tensor(6, position)[1, 0]) == EOS for position in range(200)] == empty[:200].tolist()
+    assert [int(again.tensor(6, draw)[1, 0]) == EOS for draw in range(200)] == empty[:200].tolist()
     if 0 < dropout < 1:
         other = make_source(dropout, seed=4)
-        assert [int(other.tensor(5, position)[1, 0]) == EOS for position in range(200)] != empty[:200].tolist()
+        assert [int(other.tensor(5, draw)[1, 0]) == EOS for draw in range(200)] != empty[:200].tolist()
 
 
 def test_a_row_is_its_samples(make_source: Callable[..., TokenSource]) -> None:
@@ -205,12 +205,12 @@ def test_many_rows_at_once_are_the_rows_one_by_one(make_source: Callable[..., To
     numbers = np.array([5, 0, 79, 5])
     rows, damaged = source.rows(numbers, np.arange(4))
     assert damaged == {}
-    for row, number, position in zip(rows, numbers, range(4), strict=True):
+    for row, number, draw in zip(rows, numbers, range(4), strict=True):
         sample = source.dataset[number]
         dropped = int(row[1, 0]) == EOS
         expected = source.layout.join(source.text.encode("" if dropped else sample.caption), sample.codes)
         np.testing.assert_array_equal(row.numpy(), expected)
-        assert torch.equal(row, source.tensor(int(number), position))
+        assert torch.equal(row, source.tensor(int(number), draw))
 
 
 def test_another_hierarchys_shards_are_refused(manifest: Path) -> None:

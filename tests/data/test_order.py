@@ -1,4 +1,4 @@
-"""The order of samples: a permutation in every epoch, and a pure function of the position."""
+"""The order of samples: a permutation in every epoch, and a pure function of the draw."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def test_permute_is_a_bijection(size: int) -> None:
 
 @pytest.mark.parametrize(("size", "block"), [(1, 1), (7, 3), (64, 8), (65, 8), (100, 256), (1000, 32), (33, 1), (5, 5)])
 def test_every_epoch_holds_every_sample_once(size: int, block: int) -> None:
-    order = Order(size, seed=3, block=block)
+    order = Order(size, seed=3, read_together=block)
     for epoch in range(4):
         found = order(np.arange(epoch * size, (epoch + 1) * size))
         assert sorted(found.tolist()) == list(range(size))
 
 
 def test_any_positions_in_any_order_and_number() -> None:
-    order = Order(103, seed=1, block=8)
+    order = Order(103, seed=1, read_together=8)
     whole = order(np.arange(500))
-    positions = np.random.default_rng(0).integers(0, 500, 300)
-    np.testing.assert_array_equal(order(positions), whole[positions])
-    np.testing.assert_array_equal([order([p])[0] for p in positions], whole[positions])
-    np.testing.assert_array_equal(Order(103, seed=1, block=8)(np.arange(499, -1, -1)), whole[::-1])
+    draws = np.random.default_rng(0).integers(0, 500, 300)
+    np.testing.assert_array_equal(order(draws), whole[draws])
+    np.testing.assert_array_equal([order([p])[0] for p in draws], whole[draws])
+    np.testing.assert_array_equal(Order(103, seed=1, read_together=8)(np.arange(499, -1, -1)), whole[::-1])
     assert order([]).shape == (0,)
 
 
 def test_blocks_stay_together() -> None:
-    """Every run of 8 positions is one block of 8 samples; the 103 - 96 left over come last."""
-    order = Order(103, seed=2, block=8)
+    """Every run of 8 draws is one block of 8 samples; the 103 - 96 left over come last."""
+    order = Order(103, seed=2, read_together=8)
     for epoch in range(3):
         found = order(np.arange(epoch * 103, (epoch + 1) * 103))
         blocks = [set(found[start : start + 8] // 8) for start in range(0, 103, 8)]
@@ -62,7 +62,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_far_positions() -> None:
     """A run of 2^40 samples is as cheap as a short one, and nothing overflows."""
     size = 10**9 + 7
-    found = Order(size, seed=9, block=256)(np.arange(2**40, 2**40 + 1000))
+    found = Order(size, seed=9, read_together=256)(np.arange(2**40, 2**40 + 1000))
     assert found.min() >= 0
     assert found.max() < size
     assert len(set(found.tolist())) == 1000
@@ -70,7 +70,7 @@ def test_far_positions() -> None:
 
 def test_golden() -> None:
     """Resuming after an upgrade must find the same order: these are the numbers as first released."""
-    found = Order(20, seed=7, block=4)(np.arange(20)).tolist()
+    found = Order(20, seed=7, read_together=4)(np.arange(20)).tolist()
     assert found == [13, 14, 12, 15, 18, 17, 19, 16, 5, 7, 6, 4, 11, 9, 8, 10, 2, 0, 3, 1]
 
 

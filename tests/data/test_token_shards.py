@@ -16,7 +16,7 @@ from hitvideo.data.token_format import TokenSample, commit, pack_codes, parse_sa
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import sha256
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from tests.samples import make_token_shards
 
 GRIDS = [(1, 2, 2), (2, 4, 4)]
@@ -221,7 +221,7 @@ def test_buckets(tmp_path: Path) -> None:
         receipts.append(json.loads(shard_paths(tmp_path, f"s{shard}")[2].read_text()))
     buckets = [{"video": video, "grids": grids} for video, grids in zip(videos, shapes, strict=True)]
     manifest = write_manifest(tmp_path, receipts, {"buckets": buckets})
-    one, other = (TokenDataset(manifest, Clip(**video)) for video in videos)
+    one, other = (TokenDataset(manifest, ClipShape(**video)) for video in videos)
     assert [sample.key for sample in one] == [f"0-{n}" for n in (0, 1, 2, 0, 1, 2, 3, 4)]
     assert [sample.key for sample in other] == [f"1-{n}" for n in (0, 1, 0, 1, 2, 3)]
     assert one.read([0, 4]).codes.tolist() == [[0] * 4, [21] * 4]
@@ -230,8 +230,8 @@ def test_buckets(tmp_path: Path) -> None:
     tar = tmp_path / "s0.tar"
     tar.write_bytes(tar.read_bytes()[: int(np.load(tmp_path / "s0.index.npy")[3]["offset"])])
     assert "s0.tar: sample 3 is damaged" in str(other.read([0]).damaged[0])
-    with pytest.raises(ConfigError, match="has buckets of 4×16×16 at 8 fps, 1×16×16 at 8 fps; the run's `video`"):
-        TokenDataset(manifest, Clip(frames=2, height=16, width=16, fps=8))
+    with pytest.raises(ConfigError, match="has buckets of 4×16×16 at 8 fps, 1×16×16 at 8 fps; the run's `clip`"):
+        TokenDataset(manifest, ClipShape(frames=2, height=16, width=16, fps=8))
 
 
 def test_a_caption_is_chosen_by_weight() -> None:

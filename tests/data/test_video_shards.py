@@ -13,13 +13,13 @@ import webdataset
 from hitvideo.data.pack import pack, write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, read, scan, write_shards
 from hitvideo.errors import ConfigError, ShardError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes.scenes import parse
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import VideoError, decode_clip
 from hitvideo.video.encode import encode_mp4
 
-CLIP = Clip(frames=4, height=32, width=32, fps=8)
+CLIP = ClipShape(frames=4, height=32, width=32, fps=8)
 MP4 = encode_mp4(np.full((2, 16, 16, 3), 90, np.uint8), 8)
 
 

@@ -12,7 +12,7 @@ from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
 from hitvideo.errors import ConfigError
-from hitvideo.evaluation.reconstruction import Judges, reconstruction, reconstruction_table, show_reconstructions
+from hitvideo.evaluation.reconstruction import MetricNetworks, reconstruction, reconstruction_table, show_reconstructions
 from hitvideo.hierarchy import Hierarchy
 from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr
@@ -71,7 +71,7 @@ def test_lpips_and_rfvd_stand_beside_where_their_networks_are_given(tmp_path: Pa
     source = ClipSource(list_shards(str(tmp_path / "shards")), clip, LimitsSection())
     tokenizer = untrained(hierarchy)
     lpips, i3d = load_lpips(tmp_path / "lpips"), I3D().eval()
-    figures = reconstruction(tokenizer, source, range(2), judges=Judges(lpips, i3d))
+    figures = reconstruction(tokenizer, source, range(2), networks=MetricNetworks(lpips, i3d))
     videos = [source.tensor(index, 0)[None] for index in range(2)]
     whole = [tokenizer.decode(tokenizer.encode(video), 9) for video in videos]
     with torch.no_grad():

@@ -66,7 +66,7 @@ def test_greedy_codes_are_what_the_uncached_model_finds_likeliest(model: Languag
     row = torch.from_numpy(layout.join(TEXT.encode(PROMPTS[0]), [indices[0] for indices in codes]))[None]
     hidden = model.hidden(row[:, :-1])
     for level, (start, stop) in enumerate(zip(layout.starts, layout.starts[1:], strict=False)):
-        sub_codes = model.sub_codes(level, row[:, start:stop])[0]
+        sub_codes = model.layout.vocab.sub_codes(level, row[:, start:stop])[0]
         for slot in range(start, stop):
             logits = model.heads[level].logits(hidden[:, slot - 1], sub_codes[None, slot - start, :0])
             assert logits.argmax().item() == sub_codes[slot - start, 0].item(), (level, slot)

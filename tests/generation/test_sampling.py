@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from hitvideo.generation.sampling import Sampling, draw, guide, restrict
+from hitvideo.generation.sampling import Sampling, guide, restrict, sample_entry
 
 LOGITS = torch.randn(64, 100, generator=torch.Generator().manual_seed(0)) * 3
 
@@ -56,21 +56,21 @@ def test_guidance_of_one_and_zero() -> None:
 
 def test_drawing_follows_the_chances() -> None:
     chances = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    drawn = draw(chances.log().expand(20000, -1), Sampling(), torch.Generator().manual_seed(1))
+    drawn = sample_entry(chances.log().expand(20000, -1), Sampling(), torch.Generator().manual_seed(1))
     found = drawn.bincount(minlength=4) / 20000
     torch.testing.assert_close(found, chances, atol=0.015, rtol=0)  # four standard errors: 4 √(0.25 / 20000)
 
 
 def test_drawing_is_repeatable_and_stays_in_the_set() -> None:
     sampling = Sampling(temperature=2.0, top_k=5)
-    one, same, other = (draw(LOGITS, sampling, torch.Generator().manual_seed(seed)) for seed in (2, 2, 3))
+    one, same, other = (sample_entry(LOGITS, sampling, torch.Generator().manual_seed(seed)) for seed in (2, 2, 3))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert (LOGITS.topk(5).indices == one[:, None]).any(-1).all()
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert torch.equal(draw(LOGITS, Sampling(temperature=0.0), torch.Generator()), LOGITS.argmax(-1))
+    assert torch.equal(sample_entry(LOGITS, Sampling(temperature=0.0), torch.Generator()), LOGITS.argmax(-1))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.hierarchy import Extent, Hierarchy, Level
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.layout import SequenceLayout
@@ -22,7 +22,7 @@ SEED = 5
 
 
 def layout() -> SequenceLayout:
-    return SequenceLayout(Vocab(300, HIERARCHY), HIERARCHY, Grid(2, 2, 2), 6)
+    return SequenceLayout(Vocab(300, HIERARCHY), HIERARCHY, Extent(2, 2, 2), 6)
 
 
 def dense(seed: int = SEED) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from hitvideo.generation.engine import generate_codes
 from hitvideo.generation.sampling import Sampling
-from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.hierarchy import Extent, Hierarchy, Level
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers
@@ -26,7 +26,7 @@ HIERARCHY = Hierarchy(levels=(Level(down=(4, 4, 4), num_bits=6, sub_bits=(3, 3))
 
 
 def make() -> LanguageModel:
-    layout = SequenceLayout(Vocab(TEXT_SIZE, HIERARCHY), HIERARCHY, Grid(4, 4, 8), WINDOW)
+    layout = SequenceLayout(Vocab(TEXT_SIZE, HIERARCHY), HIERARCHY, Extent(4, 4, 8), WINDOW)
     model = LanguageModel(SECTION, layout)
     initialize(model, SECTION.width, SECTION.layers, seed=0)
     for head in model.heads:  # far from uniform, so that a wrong condition is seen
@@ -160,7 +160,7 @@ def test_only_the_levels_codes_are_possible() -> None:
 def test_generation_draws_from_the_distribution_that_was_trained() -> None:
     """Level 0 of one cell: the frequencies of 4,000 drawn indices are the model's probabilities."""
     hierarchy = Hierarchy(levels=(Level(down=(4, 4, 4), num_bits=3, sub_bits=(2, 1)),))
-    layout = SequenceLayout(Vocab(TEXT_SIZE, hierarchy), hierarchy, Grid(4, 4, 4), 4)
+    layout = SequenceLayout(Vocab(TEXT_SIZE, hierarchy), hierarchy, Extent(4, 4, 4), 4)
     model = LanguageModel(SECTION, layout)
     initialize(model, SECTION.width, SECTION.layers, seed=1)
     text = TextTokenizer.train(["a red thing"], TEXT_SIZE)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes.probe import CHANCE, accuracy, read
 from hitvideo.moving_shapes.scenes import (
     BACKGROUNDS,
@@ -24,11 +24,11 @@ from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import encode_mp4
 
-SMALL = Clip(frames=8, height=32, width=32, fps=8)
-MIDDLE = Clip(frames=16, height=64, width=64, fps=8)
+SMALL = ClipShape(frames=8, height=32, width=32, fps=8)
+MIDDLE = ClipShape(frames=16, height=64, width=64, fps=8)
 
 
-def through_h264(clip: Clip, objects: str, num: int, told: bool) -> dict[str, float]:
+def through_h264(clip: ClipShape, objects: str, num: int, told: bool) -> dict[str, float]:
     truth, found = [], []
     for _, scene, rng in scenes(num, 7, objects):
         frames = decode_clip(encode_mp4(render(scene, clip, rng), clip.fps), clip, LimitsSection())
@@ -124,7 +124,7 @@ def test_things_stay_in_the_frame_and_apart_and_move_clearly() -> None:
 def test_render_fits_other_sizes() -> None:
     scene = parse("a green triangle moves up and a red cross moves left on a grey background")
     for height, width, frames in ((32, 64, 4), (64, 32, 1), (48, 80, 5)):
-        clip = Clip(frames=frames, height=height, width=width, fps=8)
+        clip = ClipShape(frames=frames, height=height, width=width, fps=8)
         assert render(scene, clip, np.random.default_rng(1)).shape == (frames, height, width, 3)
 
 

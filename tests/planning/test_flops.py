@@ -13,7 +13,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.planning.flops import meta_model, mfu, training_flops_per_row
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.conftest import ROOT
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
@@ -21,7 +21,7 @@ SIZE = ["llm.layers=6", "llm.width=192", "llm.heads=6", "llm.kv_heads=6", "llm.h
 
 
 def settings(*words: str) -> PretrainRun:
-    return load_as(PretrainRun, TINY, [*SIZE, *words])
+    return load_settings_as(PretrainRun, TINY, [*SIZE, *words])
 
 
 def row_of(model: LanguageModel) -> torch.Tensor:

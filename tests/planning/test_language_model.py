@@ -18,9 +18,9 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import start
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, training_flops_per_row
-from hitvideo.planning.language_model import plan
+from hitvideo.planning.language_model import plan_language_model
 from hitvideo.sequence.layout import make_layout
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.conftest import ROOT
 from tests.worlds import run_ranks
 
@@ -32,20 +32,20 @@ CLUSTER = ["cluster.nodes=2", "cluster.devices_per_node=4", "train.global_batch=
 
 
 def settings(*words: str) -> PretrainRun:
-    return load_as(PretrainRun, TINY, [*SIZE, *words])
+    return load_settings_as(PretrainRun, TINY, [*SIZE, *words])
 
 
 def test_parameters_are_those_of_the_built_model() -> None:
     run = settings()
     model = LanguageModel(run.llm, make_layout(run))
-    assert plan(run).parameters == sum(p.numel() for p in model.parameters())
+    assert plan_language_model(run).parameters == sum(p.numel() for p in model.parameters())
     assert all(p.is_meta for p in meta_model(run).parameters())
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_memory_of_weights_gradients_and_adam(stage: int) -> None:
     """8 devices, tensor 2: 4 shards. ZeRO 1 divides Adam's states among them, 2 the gradients too, 3 the weights too."""
-    found = plan(settings(*CLUSTER, "parallel.tensor=2", f"parallel.zero_stage={stage}"))
+    found = plan_language_model(settings(*CLUSTER, "parallel.tensor=2", f"parallel.zero_stage={stage}"))
     share = found.parameters / 2
     assert found.data_ranks == 4
     assert found.accumulation == 64 / (4 * 4)
@@ -60,7 +60,7 @@ def test_memory_of_weights_gradients_and_adam(stage: int) -> None:
 def test_traffic_by_hand() -> None:
     """8 devices as 2 data × 2 context × 2 tensor ranks, each with 8 rows of 102 of the 204 slots in two micro-batches."""
     sizes = ["llm.width=256", "llm.heads=8", "llm.kv_heads=8", "train.global_batch=16"]
-    found = plan(settings(*CLUSTER, *sizes, "parallel.tensor=2", "parallel.context=2"))
+    found = plan_language_model(settings(*CLUSTER, *sizes, "parallel.tensor=2", "parallel.context=2"))
     share, rows = found.parameters / 2, 8 * 102
     assert found.zero_gib_per_step == pytest.approx(2 * share * (2 + 2 + 4) * 3 / 4 / GIB)  # to 4 shards
     assert found.tensor_gib_per_step == pytest.approx(6 * 2 * 2 * 2 * rows * 256 * 2 / 2 / GIB)  # 2 all-reduces, both ways
@@ -70,9 +70,9 @@ def test_traffic_by_hand() -> None:
 @pytest.mark.slow
 def test_what_binds() -> None:
     few = ["cluster.peak_tflops=1", "cluster.memory_gib=80"]
-    assert plan(settings(*CLUSTER, *few)).binds == "compute"
-    assert plan(settings(*CLUSTER, *few, "cluster.far_gbs=1e-3")).binds == "traffic"
-    assert plan(settings(*CLUSTER, *few, "cluster.memory_gib=0.01")).binds == "memory"
+    assert plan_language_model(settings(*CLUSTER, *few)).binds == "compute"
+    assert plan_language_model(settings(*CLUSTER, *few, "cluster.far_gbs=1e-3")).binds == "traffic"
+    assert plan_language_model(settings(*CLUSTER, *few, "cluster.memory_gib=0.01")).binds == "memory"
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_activations_follow_what_is_divided_and_computed_again() -> None:
 
 def test_totals_and_times() -> None:
     run = settings(*CLUSTER, "train.steps=1000", "cluster.peak_tflops=100", "cluster.assumed_mfu=0.5")
-    found = plan(run)
+    found = plan_language_model(run)
     parts = found.weights_gib + found.gradients_gib + found.optimizer_gib + found.gathered_gib + found.buckets_gib
     assert found.total_gib == pytest.approx(parts + found.activations_gib)
     assert found.tokens_per_row == 24 + 180 + 1
@@ -105,13 +105,13 @@ def test_totals_and_times() -> None:
 
 def test_a_batch_that_does_not_divide() -> None:
     with pytest.raises(ConfigError, match="global_batch 64 is not a multiple of"):
-        plan(settings(*CLUSTER, "train.micro_batch=3"))
+        plan_language_model(settings(*CLUSTER, "train.micro_batch=3"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_run_fits_its_devices(path: Path) -> None:
-    found = plan(load_as(PretrainRun, path))
+    found = plan_language_model(load_settings_as(PretrainRun, path))
     assert found.total_gib <= found.available_gib
     assert found.binds != "memory"
 
@@ -165,7 +165,7 @@ def test_the_plan_is_near_what_ranks_take(world: int, words: str) -> None:
     run = settings(*layout, *sizes, *words.split())
     if run.parallel.tensor * run.parallel.context > 1:
         run = settings(*layout, *sizes, *words.split(), "train.global_batch=16")
-    found = plan(run)
+    found = plan_language_model(run)
     measured = [figure / GIB for figure in max(run_ranks(highest, world, run))]
     states = found.weights_gib + found.gradients_gib + found.optimizer_gib
     print(f"{words}: states {states:.4f} planned {measured[0]:.4f} measured; in all {found.total_gib:.4f}, {measured[1]:.4f}")

@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hitvideo.planning.flops import training_flops_per_clip
-from hitvideo.planning.video_tokenizer import plan
-from hitvideo.settings.programs import VideoTokenizerRun, load_as
+from hitvideo.planning.video_tokenizer import plan_video_tokenizer
+from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.samples import ROOT, whole_loss
 
@@ -16,11 +16,11 @@ RUNS = ROOT / "yaml_configs" / "pretrain_tokenizer"
 
 
 def run_of(name: str, *words: str) -> VideoTokenizerRun:
-    return load_as(VideoTokenizerRun, RUNS / f"{name}.yaml", words)
+    return load_settings_as(VideoTokenizerRun, RUNS / f"{name}.yaml", words)
 
 
 def test_the_paper_preset_has_the_papers_figures() -> None:
-    figures = plan(run_of("paper_4level"))
+    figures = plan_video_tokenizer(run_of("paper_4level"))
     assert figures.tokens_per_clip == 3264
     assert round(24 / figures.bits_per_pixel, 1) == 1713.4
     assert 150e6 < figures.parameters < 250e6
@@ -38,7 +38,7 @@ def test_flops_of_a_network_small_enough_to_count_by_hand() -> None:
     encoder += 2 * 9 * 8 * 4 * positions[2]
     decoder = 2 * 9 * 4 * 8 * positions[2] + block * sum(positions.values()) + 2 * 8 * 16 * (positions[2] + positions[4])
     decoder += 2 * 9 * 8 * 48 * positions[8]
-    cells = sum(math.prod(grid) for grid in run.hierarchy.grids(run.video.extent))
+    cells = sum(math.prod(grid) for grid in run.hierarchy.grids(run.clip.extent))
     projections = 3 * 2 * 4 * 9 * cells  # 4 channels to 9 bits once, and back twice: for the decoder and for the codebook
     entropy = 2 * 32 * 16 * cells  # the batch's joint distribution of the first 5 and the last 4 bits
     assert training_flops_per_clip(run) == 3 * (encoder + decoder + projections + entropy)
@@ -49,7 +49,7 @@ def test_full_size_presets_run_forward_and_backward_without_data(name: str) -> N
     run = run_of(name)
     with FakeTensorMode():
         tokenizer = VideoTokenizer(run.video_tokenizer, run.hierarchy).train()
-        video = torch.empty(1, 3, *run.video.extent)
+        video = torch.empty(1, 3, *run.clip.extent)
         reconstruction = tokenizer(video, torch.tensor([len(run.hierarchy.levels)]))
         assert reconstruction.video.shape == video.shape
         whole_loss(reconstruction, video).backward()

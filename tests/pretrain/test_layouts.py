@@ -14,7 +14,7 @@ from hitvideo.errors import ConfigError
 from hitvideo.ops.attention import flash_missing
 from hitvideo.parallel import layers
 from hitvideo.runs.directory import read_metrics
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.samples import ROOT, make_token_shards
 from tests.worlds import free_port, run_ranks
 
@@ -150,7 +150,7 @@ def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, man
 )
 def test_what_does_not_compose_is_refused_with_the_reason(words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_as(PretrainRun, TINY, words.split())
+        load_settings_as(PretrainRun, TINY, words.split())
 
 
 @pytest.mark.slow

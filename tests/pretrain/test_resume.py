@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import pretrain.__main__ as program
-from hitvideo.checkpoints.export import export
+from hitvideo.checkpoints.export import export_weights
 from hitvideo.checkpoints.reader import Division, Reader, complete, damage, step_of
 from hitvideo.commands import cli
 from hitvideo.errors import ConfigError
@@ -29,7 +29,7 @@ from hitvideo.llm.rope import rotation
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.program import EXIT_STOPPED
 from hitvideo.sequence.layout import make_layout
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain.loop import Job
 from tests.pretrain.test_layouts import SMALL, TINY, compare, run
 from tests.samples import ROOT, make_token_shards
@@ -198,11 +198,11 @@ def test_exported_weights_are_those_of_the_run_and_load_into_transformers(
     assert all(ours[name].equal(exported[name]) for name in ours)
     folder = tmp_path / "llama"
     folder.mkdir()
-    export(tmp_path / "a", folder / "model.safetensors", "llama")
+    export_weights(tmp_path / "a", folder / "model.safetensors", "llama")
     theirs, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
-    settings = load_as(PretrainRun, tmp_path / "a/config.yaml")
+    settings = load_settings_as(PretrainRun, tmp_path / "a/config.yaml")
     model = LanguageModel(settings.llm, make_layout(settings))
     model.load_state_dict(ours)
     x = torch.randn(2, 9, settings.llm.width, generator=torch.Generator().manual_seed(0))

@@ -13,8 +13,8 @@ from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
-from hitvideo.settings.programs import VideoTokenizerRun, load_as
-from hitvideo.video_tokenizer.model import load
+from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
+from hitvideo.video_tokenizer.weights import load_video_tokenizer
 from pretrain.video_tokenizer_objective import perceptual_of
 from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
@@ -45,7 +45,7 @@ def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path
     extra = [PHASES] if phased else []
     straight = train(tmp_path, shards, "straight", 1, *extra)
     assert straight[-1]["l2"] < straight[0]["l2"]
-    assert {f"validation_psnr_levels_{k}" for k in (1, 2, 3, 4)} <= straight[-1].keys()
+    assert {f"validation_psnr_first_{k}" for k in (1, 2, 3, 4)} <= straight[-1].keys()
     copy = tmp_path / "again"
     shutil.copytree(tmp_path / "straight", copy)
     (copy / "DONE").unlink()
@@ -53,9 +53,9 @@ def test_it_learns_resumes_bit_equal_and_leaves_weights_that_load(tmp_path: Path
     shutil.rmtree(copy / "checkpoints/step-00000008")
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("name: straight", "name: again"))
     again = train(tmp_path, shards, "again", 1, *extra)
-    keys = ("step", "loss", "l1", "l2", "grad_norm", "validation_psnr_levels_4")
+    keys = ("step", "loss", "l1", "l2", "grad_norm", "validation_psnr_first_4")
     assert [[row.get(k) for k in keys] for row in again] == [[row.get(k) for k in keys] for row in straight]
-    one, other = (load(tmp_path / name / "weights")[0].state_dict() for name in ("straight", "again"))
+    one, other = (load_video_tokenizer(tmp_path / name / "weights")[0].state_dict() for name in ("straight", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -81,23 +81,23 @@ def test_the_adversarial_phase(tmp_path: Path, shards: Path, stage: int, world: 
             assert torch.equal(readers[2].full(name), readers[4].full(name)), f"{name} moved before its phase"
     state = readers[6].state["job"]["lecam"]
     assert state != [0, 0]
-    exported = load(tmp_path / "sharp/weights")[0]
+    exported = load_video_tokenizer(tmp_path / "sharp/weights")[0]
     assert exported.encode(torch.zeros(1, 3, 8, 64, 96))[-1].shape == (1, 2, 16, 24)
 
 
 def test_a_kill_in_the_adversarial_phase_changes_nothing(tmp_path: Path, shards: Path) -> None:
     straight = train(tmp_path, shards, "game", 1, *ADVERSARIAL)
     directory = tmp_path / "game"
-    weights = load(directory / "weights")[0].state_dict()
+    weights = load_video_tokenizer(directory / "weights")[0].state_dict()
     (directory / "DONE").unlink()
     shutil.rmtree(directory / "checkpoints/step-00000008")
     assert train(tmp_path, shards, "game", 1, *ADVERSARIAL)[-1]["loss"] == straight[-1]["loss"]
-    again = load(directory / "weights")[0].state_dict()
+    again = load_video_tokenizer(directory / "weights")[0].state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_no_lpips_weights_is_said(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = load_as(VideoTokenizerRun, TINY, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
+    settings = load_settings_as(VideoTokenizerRun, TINY, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
     assert perceptual_of(settings, torch.device("cpu")) is None
     assert "goes on WITHOUT the perceptual loss" in caplog.text
 
@@ -157,7 +157,7 @@ def test_the_average_of_the_weights(tmp_path: Path, shards: Path, stage: int, wo
         decay = min(0.4, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * reader.full(name)
         torch.testing.assert_close(reader.full(name, "ema"), average, rtol=0, atol=1e-7)
-    exported = load(tmp_path / "averaged/weights")[0].state_dict()
+    exported = load_video_tokenizer(tmp_path / "averaged/weights")[0].state_dict()
     assert torch.equal(exported[name.removeprefix("video_tokenizer.")], readers[-1].full(name, "ema"))
     assert not torch.equal(readers[-1].full(name, "ema"), readers[-1].full(name))
     if world == 1:
@@ -187,15 +187,16 @@ def test_an_average_starts_from_a_checkpoint_without_one(tmp_path: Path, shards:
 def test_wrong_phases_are_explained(tmp_path: Path) -> None:
     words = [f"run.root={tmp_path}", "data.video_shards=x"]
     with pytest.raises(ConfigError, match=r"the phases have 8 steps in all, train.steps is 9; make them equal"):
-        load_as(VideoTokenizerRun, TINY, [*words, PHASES, "train.steps=9"])
+        load_settings_as(VideoTokenizerRun, TINY, [*words, PHASES, "train.steps=9"])
     with pytest.raises(ConfigError, match=r"phase 'coarse' uses 5 levels, the hierarchy has 4"):
-        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: coarse, steps: 8, levels: 5}]", "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: coarse, steps: 8, levels: 5}]", "train.steps=8"])
+    phases = "phases=[{name: sharp, steps: 8, adversarial: true}]"
     with pytest.raises(ConfigError, match=r"phase 'sharp' is adversarial, loss.adversarial.weight is 0"):
-        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: sharp, steps: 8, adversarial: true}]", "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TINY, [*words, phases, "train.steps=8"])
     with pytest.raises(ConfigError, match=r"loss.adversarial.weight is above 0, no phase is adversarial"):
-        load_as(VideoTokenizerRun, TINY, [*words, "loss.adversarial.weight=0.2"])
+        load_settings_as(VideoTokenizerRun, TINY, [*words, "loss.adversarial.weight=0.2"])
     with pytest.raises(ConfigError, match=r"phase 'large': size \[40, 64\]: height 40 is not a multiple of 16"):
-        load_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: large, steps: 8, size: [40, 64]}]", "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: large, steps: 8, size: [40, 64]}]", "train.steps=8"])
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_zero_stages_agree_on_two_ranks(tmp_path: Path, shards: Path) -> None:
 
 def test_a_clip_costs_by_its_phase() -> None:
     """48×64 in the second phase, 32×32 in the first: three times as many cells, and work."""
-    settings = load_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "video.height=32", "video.width=32"])
+    settings = load_settings_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "video.height=32", "video.width=32"])
     first, second = (program.cost_by_step(settings)(step) for step in (3, 4))
     assert second.tokens == 3 * first.tokens
     assert second.flops == pytest.approx(3 * first.flops, rel=1e-3)

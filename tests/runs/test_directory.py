@@ -21,7 +21,7 @@ from hitvideo.files import replace_file
 from hitvideo.runs.directory import RunDirectory, read_metrics
 from hitvideo.runs.program import Stop
 from hitvideo.runs.tracking import Tracker, tracking_uri
-from hitvideo.settings.programs import PretrainRun, load_as
+from hitvideo.settings.programs import PretrainRun, load_settings_as
 from hitvideo.settings.run import TrackingSection
 from tests.conftest import ROOT
 
@@ -29,7 +29,7 @@ TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
 
 
 def settings(tmp_path: Path, *words: str) -> PretrainRun:
-    return load_as(PretrainRun, TINY, [f"run.root={tmp_path}", "run.name=r", *words])
+    return load_settings_as(PretrainRun, TINY, [f"run.root={tmp_path}", "run.name=r", *words])
 
 
 # ------------------------------------------------------------------------------------------------ the directory
@@ -38,7 +38,7 @@ def settings(tmp_path: Path, *words: str) -> PretrainRun:
 def test_a_new_directory(tmp_path: Path) -> None:
     run = RunDirectory(settings(tmp_path), writer=True)
     assert run.path == tmp_path / "r"
-    assert load_as(PretrainRun, run.path / "config.yaml") == settings(tmp_path)
+    assert load_settings_as(PretrainRun, run.path / "config.yaml") == settings(tmp_path)
     assert abs(float((run.path / "started").read_text()) - time.time()) < 60
     assert not run.done
     run.mark_done(7)
@@ -73,7 +73,7 @@ def test_what_does_not_change_a_step_may_change(tmp_path: Path, word: str) -> No
     started = RunDirectory(settings(tmp_path), writer=True).path / "started"
     before = started.read_text()
     RunDirectory(settings(tmp_path, word), writer=True)
-    assert load_as(PretrainRun, tmp_path / "r/config.yaml") == settings(tmp_path, word)
+    assert load_settings_as(PretrainRun, tmp_path / "r/config.yaml") == settings(tmp_path, word)
     assert started.read_text() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.hierarchy import Extent, Hierarchy, Level
 from hitvideo.sequence.layout import TEXT, SequenceLayout
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
 
@@ -20,7 +20,7 @@ def random_layout(rng: np.random.Generator) -> tuple[SequenceLayout, Hierarchy]:
         down = down * rng.integers(1, 3, 3)
     hierarchy = Hierarchy(levels=tuple(levels))
     coarsest = levels[0].down
-    clip = Grid(int(rng.integers(1, 9)), *(int(rng.integers(1, 3)) * factor for factor in coarsest[1:]))
+    clip = Extent(int(rng.integers(1, 9)), *(int(rng.integers(1, 3)) * factor for factor in coarsest[1:]))
     return SequenceLayout(Vocab(300, hierarchy), hierarchy, clip, int(rng.integers(2, 12))), hierarchy
 
 
@@ -47,7 +47,7 @@ def test_split_is_the_inverse_of_join(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_slot_holds_its_own_levels_ids(seed: int) -> None:
-    """The layout is the same for every row: which block a slot's id is from never depends on the row."""
+    """The layout is the same for every row: which id_range a slot's id is from never depends on the row."""
     rng = np.random.default_rng(100 + seed)
     layout, hierarchy = random_layout(rng)
     row = layout.join([7, 8, 9], random_codes(layout, hierarchy, rng))
@@ -55,15 +55,15 @@ def test_every_slot_holds_its_own_levels_ids(seed: int) -> None:
         if level == TEXT:
             assert row[slot, 0] < layout.vocab.text_size
         else:
-            for column, block in enumerate(layout.vocab.blocks[level]):
-                assert block.offset <= row[slot, column] < block.offset + block.size
+            for column, id_range in enumerate(layout.vocab.ranges[level]):
+                assert id_range.offset <= row[slot, column] < id_range.offset + id_range.size
     assert layout.levels[-1] == len(layout.grids) - 1
     assert (np.diff(layout.levels) >= 0).all()  # text, level 0, level 1, …
 
 
 def tiny(window: int = 6) -> SequenceLayout:
     hierarchy = Hierarchy(levels=(Level(down=(8, 4, 4), num_bits=3), Level(down=(1, 2, 4), num_bits=4, sub_bits=(2, 2))))
-    return SequenceLayout(Vocab(300, hierarchy), hierarchy, Grid(8, 4, 8), window)
+    return SequenceLayout(Vocab(300, hierarchy), hierarchy, Extent(8, 4, 8), window)
 
 
 def test_golden_row() -> None:

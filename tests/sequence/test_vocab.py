@@ -19,8 +19,8 @@ MIXED = ((3,), (4, 2), (9, 9), (2, 3, 4))
 
 def test_blocks_tile_the_id_space() -> None:
     vocab = vocab_of(*MIXED)
-    blocks = [block for row in vocab.blocks for block in row]
-    covered = [id for block in blocks for id in range(block.offset, block.offset + block.size)]
+    blocks = [id_range for row in vocab.ranges for id_range in row]
+    covered = [id for id_range in blocks for id in range(id_range.offset, id_range.offset + id_range.size)]
     assert covered == list(range(300, vocab.size))
     # 8 + (16 + 4) + (512 + 512) + (4 + 8 + 16)
     assert vocab.size == 300 + 8 + 20 + 1024 + 28
@@ -34,16 +34,16 @@ def test_every_index_there_and_back(level: int) -> None:
     ids = vocab.to_ids(level, indices)
     assert ids.shape == (len(indices), vocab.width)
     np.testing.assert_array_equal(vocab.to_indices(level, ids), indices)
-    for column, block in enumerate(vocab.blocks[level]):
-        assert ids[:, column].min() == block.offset
-        assert ids[:, column].max() == block.offset + block.size - 1
+    for column, id_range in enumerate(vocab.ranges[level]):
+        assert ids[:, column].min() == id_range.offset
+        assert ids[:, column].max() == id_range.offset + id_range.size - 1
     assert (ids[:, len(MIXED[level]) :] == NONE).all()
     assert len(np.unique(ids, axis=0)) == len(indices)
 
 
 def test_eighteen_bits_as_nine_and_nine() -> None:
     vocab = vocab_of((9, 9), text_size=1000)
-    # 0b101010101_000000011: the most significant half, 341, first; the second block starts 512 later.
+    # 0b101010101_000000011: the most significant half, 341, first; the second id_range starts 512 later.
     ids = vocab.to_ids(0, np.array([0b101010101_000000011]))
     assert ids.tolist() == [[1000 + 341, 1512 + 3]]
 
@@ -65,12 +65,12 @@ def test_foreign_indices_are_refused(index: int) -> None:
 def test_every_foreign_id_is_refused() -> None:
     vocab = vocab_of((2,), (2, 1))
     good = vocab.to_ids(1, np.array([5]))
-    for column, block in enumerate(vocab.blocks[1]):
+    for column, id_range in enumerate(vocab.ranges[1]):
         for id in range(-1, vocab.size + 1):
             changed = good.copy()
             changed[0, column] = id
-            if block.offset <= id < block.offset + block.size:
+            if id_range.offset <= id < id_range.offset + id_range.size:
                 vocab.to_indices(1, changed)
             else:
-                with pytest.raises(ValueError, match=f"sub-code {column} lies outside level 1"):
+                with pytest.raises(ValueError, match=f"sub-code {column} is outside level 1"):
                     vocab.to_indices(1, changed)

@@ -14,6 +14,7 @@ import tokenize_shards.__main__ as program
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import save_video_tokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
 from tests.slurm.cluster import Cluster, logs_on_failure, until
@@ -36,7 +37,7 @@ def test_an_array_that_loses_elements_and_a_node(cluster: Cluster, tmp_path: Pat
     write_moving_shapes(tmp_path / "shards", 8 * 24, seed=0, clip=clip, objects="1", per_shard=24)
     torch.manual_seed(0)
     section = VideoTokenizerSection(patch=4, channels=(8, 12, 16), blocks=1, latent_channels=6)
-    VideoTokenizer(section, hierarchy).save(tmp_path / "weights", clip)
+    save_video_tokenizer(VideoTokenizer(section, hierarchy), tmp_path / "weights", clip)
     words = [TINY, f"video_tokenizer.weights={tmp_path}/weights", f"data.video_shards={tmp_path}/shards"]
     assert program.main([*words, f"data.out={tmp_path}/quiet"]) == 0
 

@@ -9,9 +9,9 @@ import pytest
 
 from hitvideo.config import to_yaml
 from hitvideo.data.pack import write_moving_shapes
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
-from hitvideo.settings.programs import load
+from hitvideo.settings.programs import load_settings
 from hitvideo.video.decode import decode_clip
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
@@ -27,7 +27,7 @@ PRETRAIN = ["llm={layers: 1, width: 32, heads: 4, kv_heads: 4, hidden: 64, rope_
 
 
 def small(path: Path, config: str, words: list[str]) -> str:
-    path.write_text(to_yaml(load(ROOT / "yaml_configs" / config, words)))
+    path.write_text(to_yaml(load_settings(ROOT / "yaml_configs" / config, words)))
     return str(path)
 
 
@@ -54,7 +54,7 @@ def test_the_pipeline(cluster: Cluster, tmp_path: Path, arguments: list[str]) ->
         for job in jobs[:1] + jobs[2:]:
             cluster.wait(job, "COMPLETED", timeout=400)
     video = (tmp_path / "work/video.mp4").read_bytes()
-    clip = Clip(frames=8, height=32, width=32, fps=8)
+    clip = ClipShape(frames=8, height=32, width=32, fps=8)
     assert decode_clip(video, clip, LimitsSection()).shape == (8, 32, 32, 3)
 
 

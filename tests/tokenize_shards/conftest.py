@@ -11,6 +11,7 @@ from hitvideo import config
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import save_video_tokenizer
 from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy
 
@@ -22,7 +23,8 @@ def save_tokenizer(out: Path, seed: int) -> Path:
     hierarchy, clip = tiny_hierarchy()
     part = config.resolve(ROOT / "yaml_configs/parts/video_tokenizer/tiny.yaml")["video_tokenizer"]
     torch.manual_seed(seed)
-    VideoTokenizer(VideoTokenizerSection(**{**part, "channels": (8, 12, 16)}), hierarchy).eval().save(out, clip)
+    section = VideoTokenizerSection(**{**part, "channels": (8, 12, 16)})
+    save_video_tokenizer(VideoTokenizer(section, hierarchy).eval(), out, clip)
     return out
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from hitvideo.data.video_shards import VideoSample, list_shards, scan, write_shards
 from hitvideo.errors import VideoError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.encode import contact_sheet, encode_mp4
 from tests.conftest import ROOT
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.recipe import Recipe, decode_member
 
-CLIP = Clip(frames=4, height=32, width=32, fps=8)
+CLIP = ClipShape(frames=4, height=32, width=32, fps=8)
 RECIPE = Recipe((CLIP,), "cover", 1, None, LimitsSection())
 
 
@@ -72,7 +72,7 @@ def test_what_takes_too_long(tmp_path: Path) -> None:
     long = encode_mp4(np.random.default_rng(0).integers(0, 255, (24, 480, 640, 3), dtype=np.uint8), 8)
     short = encode_mp4(np.zeros((8, 32, 32, 3), np.uint8), 8)
     shard = shard_of(tmp_path, short, long, short)
-    recipe = Recipe((Clip(frames=24, height=480, width=640, fps=8), CLIP), "cover", 1, None, LimitsSection())
+    recipe = Recipe((ClipShape(frames=24, height=480, width=640, fps=8), CLIP), "cover", 1, None, LimitsSection())
     with DecodingPool(1, 0.1, 4) as pool:
         first, hanging, last = (pool.submit(shard, member, recipe) for member in scan(shard).samples)
         with pytest.raises(VideoError, match=r"k1: not decoded within the worker's 0\.1 s of time and 4 GiB") as caught:
@@ -89,7 +89,7 @@ def test_what_needs_too_much_memory(tmp_path: Path) -> None:
         VideoSample(name, (tmp_path / f"{name}.png").read_bytes(), "png", {"caption": "grey"}) for name in ("huge", "small")
     ]
     shard = write_shards(pictures, tmp_path / "shards", 10)[0]
-    recipe = Recipe((Clip(frames=1, height=32, width=32, fps=8),), "cover", 1, None, LimitsSection())
+    recipe = Recipe((ClipShape(frames=1, height=32, width=32, fps=8),), "cover", 1, None, LimitsSection())
     with DecodingPool(1, 60, 0.3) as pool:
         greedy, modest = (pool.submit(shard, member, recipe) for member in scan(shard).samples)
         with pytest.raises(VideoError) as caught:

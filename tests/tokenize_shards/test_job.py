@@ -23,12 +23,12 @@ from hitvideo.settings.tokenize_shards import TaskSection
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import encode_mp4
 from hitvideo.video.pixels import to_unit
-from hitvideo.video_tokenizer.model import fingerprint, load
+from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 from tests.samples import tiny_hierarchy
 from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
 from tokenize_shards import job
 from tokenize_shards.__main__ import main, which_task
-from tokenize_shards.leases import plan
+from tokenize_shards.leases import deal_shards
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_file_is_there(undisturbed: Path) -> None:
 
 def test_codes_are_the_tokenizers(undisturbed: Path, weights: Path, videos: Path) -> None:
     """Against decoding and encoding every clip by itself, batch of one."""
-    tokenizer, clip = load(weights)
+    tokenizer, clip = load_video_tokenizer(weights)
     samples = [read(shard, member) for shard in list_shards(str(videos)) for member in scan(shard).samples]
     found = list(TokenDataset(undisturbed / "manifest.json"))
     assert [sample.key for sample in found] == [sample.key for sample in samples]
@@ -75,7 +75,7 @@ def test_the_manifest(undisturbed: Path, weights: Path) -> None:
     assert manifest["grids"] == [list(grid) for grid in hierarchy.grids(clip.extent)]
     assert manifest["hierarchy"] == hierarchy.model_dump(mode="json")
     assert manifest["video"] == clip.model_dump(mode="json")
-    assert manifest["video_tokenizer"] == {"fingerprint": fingerprint(weights), "weights": str(weights.resolve())}
+    assert manifest["video_tokenizer"] == {"fingerprint": weights_fingerprint(weights), "weights": str(weights.resolve())}
     assert [shard["samples_out"] for shard in manifest["shards"]] == [4, 4, 4, 2]
     for shard in manifest["shards"]:
         assert shard == receipt_of(undisturbed, shard["stem"])
@@ -164,7 +164,7 @@ def test_one_of_two_tasks_does_the_others_shards_too(
     assert main(words(weights, videos, out, "task.index=1", "task.count=2")) == 0
     assert content(out) == content(undisturbed)
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("0*.receipt.json")}
-    own = {shard.stem for shard in plan(list_shards(str(videos)), [4, 4, 4, 2], 2)[1]}
+    own = {shard.stem for shard in deal_shards(list_shards(str(videos)), [4, 4, 4, 2], 2)[1]}
     assert {name[:6] for name in sorted(times, key=lambda name: times[name])[: len(own)]} == own
     assert main(words(weights, videos, out, "task.index=0", "task.count=2")) == 0
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("0*.receipt.json")} == times

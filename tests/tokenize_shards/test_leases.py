@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tokenize_shards.leases import Leases, claims, plan
+from tokenize_shards.leases import Leases, claims, deal_shards
 
 
 def test_the_plan_evens_out_bytes() -> None:
     shards = [Path(f"{k:02d}.tar") for k in range(20)]
     sizes = [1000, *[50] * 19]
-    shares = plan(shards, sizes, 4)
+    shares = deal_shards(shards, sizes, 4)
     assert sorted(shard for share in shares for shard in share) == shards
     loads = [sum(sizes[int(shard.stem)] for shard in share) for share in shares]
     assert max(loads) == 1000
     assert sorted(loads)[:3] == [300, 300, 350]
     assert all(share == sorted(share) for share in shares)
-    assert plan(shards[:2], [1, 1], 5)[2:] == [[], [], []]
+    assert deal_shards(shards[:2], [1, 1], 5)[2:] == [[], [], []]
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:

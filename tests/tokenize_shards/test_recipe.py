@@ -13,17 +13,17 @@ from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import VideoSample, scan, write_shards
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.reports.inspection import decode_sample
 from hitvideo.settings.data import LimitsSection
-from hitvideo.settings.programs import TokenizeRun, load_as
+from hitvideo.settings.programs import TokenizeRun, load_settings_as
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import contact_sheet, encode_mp4
 from hitvideo.video.pixels import to_uint8, to_unit
-from hitvideo.video_tokenizer.model import load
+from hitvideo.video_tokenizer.weights import load_video_tokenizer
 from tests.tokenize_shards.conftest import words
 from tokenize_shards.__main__ import main
-from tokenize_shards.encoder import Encoder, bit_agreement, golden_clip
+from tokenize_shards.encoder import DeviceTokenizer, bit_agreement, golden_clip
 from tokenize_shards.recipe import Recipe, decode_member
 
 BUCKETS = (
@@ -59,11 +59,11 @@ def test_buckets(weights: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert main(words(weights, videos, tmp_path / "out", BUCKETS)) == 0
     manifest = tmp_path / "out" / "manifest.json"
-    clips = load_as(TokenizeRun, *_split(words(weights, videos, tmp_path / "out", BUCKETS))).data.buckets
+    clips = load_settings_as(TokenizeRun, *_split(words(weights, videos, tmp_path / "out", BUCKETS))).data.buckets
     found = [[sample.key for sample in TokenDataset(manifest, clip)] for clip in clips]
     assert found == [["square", "tall"], ["wide-long"], ["wide-short"], ["picture", "tiny"]]
     assert list(verify(manifest)) == []
-    tokenizer, _ = load(weights)
+    tokenizer, _ = load_video_tokenizer(weights)
     (sample,) = TokenDataset(manifest, clips[1])
     video = torch.from_numpy(to_unit(decode_clip(grey(20, 32, 64), clips[1], LimitsSection())))[None]
     for ours, theirs in zip(sample.codes, tokenizer.encode(video), strict=True):
@@ -82,7 +82,7 @@ def test_several_clips_of_one_video(weights: Path, tmp_path: Path) -> None:
     assert (receipt(tmp_path / "out")["videos"], receipt(tmp_path / "out")["samples_out"]) == (2, 4)
     samples = {sample.key: sample for sample in TokenDataset(tmp_path / "out" / "manifest.json")}
     assert list(samples) == ["a@000", "a@001", "a@002", "b@000"]  # 30 frames at 8 fps hold clips from 0, 1.25 and 2.5 s
-    tokenizer, clip = load(weights)
+    tokenizer, clip = load_video_tokenizer(weights)
     for number in range(3):
         frames = decode_clip(video, clip, LimitsSection(), start=number * 1.25)
         for ours, theirs in zip(
@@ -97,7 +97,7 @@ def test_several_clips_of_one_video(weights: Path, tmp_path: Path) -> None:
 def test_fits(tmp_path: Path, fit: str, edge: int, centre: int) -> None:
     wide = encode_mp4(np.full((2, 32, 64, 3), 200, np.uint8), 8)
     shard = pack(tmp_path, ("a", wide, "mp4", {"caption": "x"})) / "000000.tar"
-    recipe = Recipe((Clip(frames=1, height=32, width=32, fps=8),), fit, 1, None, LimitsSection())  # type: ignore[arg-type]
+    recipe = Recipe((ClipShape(frames=1, height=32, width=32, fps=8),), fit, 1, None, LimitsSection())  # type: ignore[arg-type]
     (frames,) = decode_member(shard, scan(shard).samples[0], recipe).clips
     assert frames.shape == (1, 32, 32, 3)
     assert abs(int(frames[0, 2, 16, 0]) - edge) < 6
@@ -152,23 +152,23 @@ def test_retrying_rejects(weights: Path, tmp_path: Path) -> None:
 
 def test_a_device_that_errs_is_refused(weights: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real bf16 passes; the same with one convolution's weights off does not."""
-    run = load_as(TokenizeRun, *_split(words(weights, videos, tmp_path / "out", "data.dtype=bf16")))
-    assert Encoder(run).dtype == torch.bfloat16
-    encode = Encoder.__call__
+    run = load_settings_as(TokenizeRun, *_split(words(weights, videos, tmp_path / "out", "data.dtype=bf16")))
+    assert DeviceTokenizer(run).dtype == torch.bfloat16
+    encode = DeviceTokenizer.__call__
 
-    def wrong(encoder: Encoder, clips: list) -> list[torch.Tensor]:
-        return [indices.flip(-1) ^ 0b10101 for indices in encode(encoder, clips)]
+    def wrong(device_tokenizer: DeviceTokenizer, clips: list) -> list[torch.Tensor]:
+        return [indices.flip(-1) ^ 0b10101 for indices in encode(device_tokenizer, clips)]
 
-    monkeypatch.setattr(Encoder, "__call__", wrong)
+    monkeypatch.setattr(DeviceTokenizer, "__call__", wrong)
     with pytest.raises(ConfigError, match=r"of level 0's bits on a golden clip .* data\.agreement asks for 90\.0 %"):
-        Encoder(run)
+        DeviceTokenizer(run)
 
 
 def test_agreement_counts_bits() -> None:
     one = torch.tensor([0b1111, 0b0000])
     assert bit_agreement(one, one, 4) == 1
     assert bit_agreement(one, torch.tensor([0b1110, 0b0011]), 4) == 1 - 3 / 8
-    clip = golden_clip(Clip(frames=5, height=16, width=24, fps=8))
+    clip = golden_clip(ClipShape(frames=5, height=16, width=24, fps=8))
     assert clip.shape == (5, 16, 24, 3)
     assert clip.std() > 50
 
@@ -178,7 +178,7 @@ def test_a_sample_is_drawn_level_by_level(weights: Path, tmp_path: Path) -> None
     videos = pack(tmp_path / "videos", ("a", video, "mp4", {"caption": "x"}))
     assert main(words(weights, videos, tmp_path / "out")) == 0
     rows = decode_sample(tmp_path / "out" / "000000.tar", "a")
-    tokenizer, clip = load(weights)
+    tokenizer, clip = load_video_tokenizer(weights)
     codes = tokenizer.encode(torch.from_numpy(to_unit(decode_clip(video, clip, LimitsSection())))[None])
     assert [row.shape for row in rows] == [(8, 32, 32, 3)] * 4
     for k, row in enumerate(rows, 1):

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from hitvideo.hierarchy import Clip
+from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import VideoError, decode_clip, probe
 from hitvideo.video.encode import contact_sheet, encode_mp4, write_mp4
@@ -52,11 +52,11 @@ def mux(seconds: list[float], codec: str = "libx264", container: str = "mp4", si
     return buffer.getvalue()
 
 
-def clip(frames: int, fps: float = 8, size: int = 64) -> Clip:
-    return Clip(frames=frames, height=size, width=size, fps=fps)
+def clip(frames: int, fps: float = 8, size: int = 64) -> ClipShape:
+    return ClipShape(frames=frames, height=size, width=size, fps=fps)
 
 
-def refused(source: bytes | Path, wanted: Clip, limits: LimitsSection = LIMITS) -> VideoError:
+def refused(source: bytes | Path, wanted: ClipShape, limits: LimitsSection = LIMITS) -> VideoError:
     with pytest.raises(VideoError) as caught:
         decode_clip(source, wanted, limits, name="clip-7")
     assert "clip-7" in str(caught.value)
@@ -122,7 +122,7 @@ def test_covers_and_crops_at_the_centre() -> None:
     assert decode_clip(encode_mp4(wide, 8), clip(2, size=32), LIMITS).min() > 235
     tall = np.ascontiguousarray(wide.transpose(0, 2, 1, 3))
     assert decode_clip(encode_mp4(tall, 8), clip(2, size=32), LIMITS).min() > 235
-    assert decode_clip(encode_mp4(tall, 8), Clip(frames=2, height=96, width=128, fps=8), LIMITS).shape == (2, 96, 128, 3)
+    assert decode_clip(encode_mp4(tall, 8), ClipShape(frames=2, height=96, width=128, fps=8), LIMITS).shape == (2, 96, 128, 3)
 
 
 def test_colours_survive() -> None:
@@ -205,7 +205,7 @@ def test_odd_clips_decode(name: str, frames: int, fps: float) -> None:
 @pytest.mark.skipif(not ODD.is_dir(), reason=f"the odd clips are not at {ODD}")
 def test_odd_clip_rotated_and_damaged() -> None:
     path = ODD / "rot90.mov"
-    upright = decode_clip(path, Clip(frames=3, height=568, width=320, fps=30), LIMITS)
+    upright = decode_clip(path, ClipShape(frames=3, height=568, width=320, fps=30), LIMITS)
     with av.open(str(path)) as file:
         coded = next(file.decode(video=0))
     assert (coded.height, coded.width, coded.rotation) == (320, 568, -90)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hitvideo.settings.video_tokenizer import AdversarialSection
-from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, judge
+from hitvideo.video_tokenizer.discriminator import Discriminator, LeCam, adversarial_loss
 
 
 def test_shapes() -> None:
@@ -30,7 +30,7 @@ def test_one_backward_moves_both_sides_by_their_own_gradients() -> None:
     lecam.anchors = torch.tensor([0.5, -0.2])
     video = source * 1.0  # a reconstruction hangs on something that learns
     distance = F.mse_loss(video, target)
-    game = judge(discriminator, video, target, distance, lecam, section)
+    game = adversarial_loss(discriminator, video, target, distance, lecam, section)
     (distance + game.loss).backward()
 
     by_hand = source.detach().clone().requires_grad_()
@@ -61,7 +61,7 @@ def test_it_learns_to_tell_blur_from_sharp() -> None:
     for _ in range(40):
         target = (torch.rand(4, 3, 4, 16, 16) > 0.5).float() * 2 - 1
         video = F.avg_pool3d(target, (1, 3, 3), 1, (0, 1, 1)).requires_grad_()
-        game = judge(discriminator, video, target, F.l1_loss(video, target), lecam, section)
+        game = adversarial_loss(discriminator, video, target, F.l1_loss(video, target), lecam, section)
         optimizer.zero_grad()
         game.loss.backward()
         optimizer.step()

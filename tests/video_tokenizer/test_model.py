@@ -9,19 +9,26 @@ from torch import Tensor
 
 from hitvideo import config
 from hitvideo.errors import ConfigError
-from hitvideo.hierarchy import Clip, Hierarchy
+from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.metrics.code_use import code_use
 from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
 from hitvideo.video_tokenizer.conv import Block
 from hitvideo.video_tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
-from hitvideo.video_tokenizer.model import CONFIG_FILE, WEIGHTS_FILE, VideoTokenizer, fingerprint, load
+from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_video_tokenizer,
+    save_video_tokenizer,
+    weights_fingerprint,
+)
 from tests.conftest import ROOT
 from tests.samples import whole_loss
 
 PARTS = ROOT / "yaml_configs" / "parts"
 TINY = config.resolve(PARTS / "hierarchy" / "tiny.yaml")
 HIERARCHY = config.build(Hierarchy, TINY["hierarchy"], "tiny.yaml")
-CLIP = config.build(Clip, TINY["video"], "tiny.yaml")
+CLIP = config.build(ClipShape, TINY["clip"], "tiny.yaml")
 SMALL = VideoTokenizerSection(patch=4, channels=(8, 12, 16), blocks=1, latent_channels=6)
 
 
@@ -117,8 +124,8 @@ def test_wrong_input_is_explained(tokenizer: VideoTokenizer) -> None:
 
 
 def test_saved_and_loaded(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path / "a", CLIP)
-    loaded, clip = load(tmp_path / "a")
+    save_video_tokenizer(tokenizer, tmp_path / "a", CLIP)
+    loaded, clip = load_video_tokenizer(tmp_path / "a")
     assert clip == CLIP
     assert loaded.section == SMALL
     assert loaded.hierarchy == HIERARCHY
@@ -129,40 +136,40 @@ def test_saved_and_loaded(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
 
 def test_fingerprint_is_of_weights_and_settings(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        tokenizer.save(tmp_path / name, CLIP)
-    first = fingerprint(tmp_path / "a")
+        save_video_tokenizer(tokenizer, tmp_path / name, CLIP)
+    first = weights_fingerprint(tmp_path / "a")
     assert len(first) == 16
-    assert fingerprint(tmp_path / "b") == first
-    tokenizer.save(tmp_path / "b", CLIP.model_copy(update={"fps": 4}))
-    assert fingerprint(tmp_path / "b") != first
+    assert weights_fingerprint(tmp_path / "b") == first
+    save_video_tokenizer(tokenizer, tmp_path / "b", CLIP.model_copy(update={"fps": 4}))
+    assert weights_fingerprint(tmp_path / "b") != first
     with torch.no_grad():
         next(tokenizer.parameters()).add_(1)
-    tokenizer.save(tmp_path / "a", CLIP)
-    assert fingerprint(tmp_path / "a") != first
+    save_video_tokenizer(tokenizer, tmp_path / "a", CLIP)
+    assert weights_fingerprint(tmp_path / "a") != first
 
 
 def test_bad_files_are_explained(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; give the `weights` directory"):
-        load(tmp_path)
+        load_video_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read"):
-        fingerprint(tmp_path)
-    tokenizer.save(tmp_path, CLIP)
+        weights_fingerprint(tmp_path)
+    save_video_tokenizer(tokenizer, tmp_path, CLIP)
     weights, settings = tmp_path / WEIGHTS_FILE, tmp_path / CONFIG_FILE
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="damaged"):
-        load(tmp_path)
+        load_video_tokenizer(tmp_path)
     weights.write_bytes(whole)
     save_file(load_file(weights), weights)
     with pytest.raises(ConfigError, match="holds no video tokenizer"):
-        load(tmp_path)
+        load_video_tokenizer(tmp_path)
     weights.write_bytes(whole)
     settings.write_text(settings.read_text().replace("fps: 8.0", "fps: 4.0"))
     with pytest.raises(ConfigError, match="not saved with the settings"):
-        load(tmp_path)
-    settings.write_text("video: 1\n")
+        load_video_tokenizer(tmp_path)
+    settings.write_text("clip: 1\n")
     with pytest.raises(ConfigError, match="hierarchy"):
-        load(tmp_path)
+        load_video_tokenizer(tmp_path)
 
 
 def test_entropy_weight_falls_linearly() -> None:

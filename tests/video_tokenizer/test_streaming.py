@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hitvideo.hierarchy import Hierarchy, Level
-from hitvideo.settings.programs import VideoTokenizerRun, load_as
+from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.conv import Carry
 from hitvideo.video_tokenizer.model import VideoTokenizer
@@ -120,7 +120,7 @@ def test_no_shipped_preset_sees_the_future(name: str) -> None:
 
     The presets' own levels, patches and numbers of steps and blocks; narrow, and with random weights everywhere.
     """
-    run = load_as(VideoTokenizerRun, ROOT / f"yaml_configs/pretrain_tokenizer/{name}.yaml")
+    run = load_settings_as(VideoTokenizerRun, ROOT / f"yaml_configs/pretrain_tokenizer/{name}.yaml")
     widths = (8,) * len(run.video_tokenizer.channels)
     section = run.video_tokenizer.model_copy(update={"channels": widths, "latent_channels": 6})
     torch.manual_seed(0)
