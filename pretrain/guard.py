@@ -1,10 +1,10 @@
-"""What to do with a step whose loss is not finite or jumps: leave it out, and after several go back. Decided on all ranks.
+"""Skips steps whose loss is not finite or jumps, and after several in a row returns to the last checkpoint.
 
-A loss is judged before the weights are touched, by its mean over all ranks, which every rank has alike. A gradient that is
-not finite is seen by DeepSpeed, on all ranks together. Either way the weights keep their values and the data of the step are
-named in `skipped.jsonl`. After `patience` such steps in a row something before them has gone wrong: the run goes back to
-its last checkpoint and on with the data *behind* the bad ones (Chowdhery et al. 2022, section 5.1), a limited number of
-times. The last losses and the data passed over are part of the checkpoint, so a resumed run judges as the one never stopped.
+A loss is judged before the weights change, by its mean over all ranks, which is equal on all of them. A gradient that is
+not finite is found by DeepSpeed, on all ranks together. Either way the weights keep their values, and `skipped.jsonl`
+names the step's samples. After `patience` such steps in a row something earlier has gone wrong: the run returns to its
+last checkpoint and continues with the data *after* the bad ones (Chowdhery et al. 2022, section 5.1), a limited number of
+times. The last losses and the skipped-over data are part of the checkpoint, so a resumed run judges like one never stopped.
 """
 
 from __future__ import annotations
@@ -15,32 +15,46 @@ import math
 import statistics
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hitvideo.settings.run import FaultsSection
+
+if TYPE_CHECKING:
+    from pretrain.task import Task
 
 log = logging.getLogger(__name__)
 
 
 class Diverged(RuntimeError):
-    """The run went back as often as it may."""
+    """The run returned to a checkpoint as often as it may."""
 
 
 class Guard:
-    """`bad` before a step, `good` or `skipped` after it; `hopeless` says when to go back."""
+    """Judges every step; the same on all ranks."""
 
-    def __init__(self, faults: FaultsSection, directory: Path, writer: bool) -> None:
+    def __init__(self, faults: FaultsSection, file: Path, writer: bool) -> None:
+        """`file`: where skipped steps are listed, by the rank that is the `writer`."""
         self._faults = faults
-        self._file = directory / "skipped.jsonl"
+        self._file = file
         self._writer = writer
         self._losses: deque[float] = deque(maxlen=faults.spike_window)
         self._in_a_row = 0
         self._rollbacks = 0
         self.passed_over = 0
-        """Steps' worth of data that rollbacks have jumped over: step s trains on the data of step s + this."""
+        """Steps of data that rollbacks have jumped over: step s trains on the data of step s + this."""
+
+    def settle(self, task: Task, loss: float, step: int) -> bool:
+        """Finish a step: update the weights, or skip it on all ranks. True if the weights were updated."""
+        reason = self.bad(loss)
+        applied = task.engine.step(discard=reason is not None)
+        if applied:
+            self.good(loss)
+        else:
+            self.skipped(step, reason or "gradient is not finite", task.sample_keys(step + self.passed_over))
+        return applied
 
     def bad(self, loss: float) -> str | None:
-        """Why a step with this loss must not change the weights; None: it may."""
+        """Why a step with this loss must not change the weights; None if it may."""
         if not math.isfinite(loss):
             return f"loss is {loss}"
         if self._faults.spike_sigmas and len(self._losses) == self._losses.maxlen:
@@ -54,30 +68,30 @@ class Guard:
         self._in_a_row = 0
 
     def skipped(self, step: int, reason: str, keys: list[str]) -> None:
-        """A step was left out; `keys` are those of the samples in its global batch."""
+        """Record a skipped step; `keys` are those of the samples in its global batch."""
         self._in_a_row += 1
         if self._writer:
-            log.warning("step %d changed nothing: %s; its samples stand in %s", step, reason, self._file)
+            log.warning("step %d skipped (%s): weights unchanged, samples listed in %s", step, reason, self._file)
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, "reason": reason, "keys": keys}) + "\n")
 
     @property
     def hopeless(self) -> bool:
-        """Whether so many steps in a row were bad that the weights themselves must be doubted."""
+        """Whether enough steps in a row were bad to doubt the weights themselves."""
         return self._in_a_row >= self._faults.patience
 
     def roll_back(self, step: int, to: int) -> None:
-        """The run goes from `step` back to `to`. Raises Diverged where it has done so often enough."""
+        """Note that the run returns from `step` to `to`. Raises Diverged if it has done so too often."""
         self._rollbacks += 1
         if self._rollbacks > self._faults.most_rollbacks:
             raise Diverged(
                 f"{self._in_a_row} bad steps in a row up to step {step}, and faults.most_rollbacks "
-                f"{self._faults.most_rollbacks} is used up; see {self._file}; a lower train.lr is the usual mend"
+                f"{self._faults.most_rollbacks} is used up; see {self._file}; a lower train.lr is the usual fix"
             )
         self._in_a_row = 0
         self.passed_over += step - to
         if self._writer:
-            log.warning("back from step %d to the checkpoint of step %d, and on with later data", step, to)
+            log.warning("returned from step %d to the checkpoint of step %d; continuing with later data", step, to)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint; equal on all ranks."""

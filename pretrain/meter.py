@@ -1,25 +1,31 @@
-"""What the loop says of itself: losses and times of the steps since the last logged row, and a line of progress."""
+"""Running means of losses and times between log rows, and the progress bar."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
 from tqdm import tqdm
 
 from hitvideo.parallel.engine import Engine
+from hitvideo.runs.heartbeat import Heartbeat
+
+TRAINING_PHASES = ("fetch", "forward and backward", "step")  # tokens per second count these; not validation and saving
 
 
 class Meter:
     """Losses and times since the last logged row."""
 
-    def __init__(self, engine: Engine, rows_per_step: int) -> None:
+    def __init__(self, engine: Engine, rows_per_step: int, heartbeat: Heartbeat | None = None) -> None:
         self._engine = engine
         self._rows_per_step = rows_per_step
+        self._heartbeat = heartbeat
         self._step: list[dict[str, torch.Tensor]] = []
         self._norm = math.nan
         self._reset()
@@ -29,46 +35,46 @@ class Meter:
         self._micro_batches = 0
         self._skipped = 0
         self._steps = 0
-        self._seconds = 0.0
-        self._waited = 0.0
+        self._seconds: dict[str, float] = defaultdict(float)
 
-    def timed(self) -> Stopwatch:
-        self._steps += 1
-        return Stopwatch(self._add_seconds)
+    @contextmanager
+    def phase(self, name: str, step: int) -> Iterator[None]:
+        """Spend the block in a phase of a step: the heartbeat shows it, and its time is added up.
 
-    def waiting(self) -> Stopwatch:
-        return Stopwatch(self._add_waited)
-
-    def _add_seconds(self, seconds: float) -> None:
-        self._seconds += seconds
-
-    def _add_waited(self, seconds: float) -> None:
-        self._waited += seconds
+        On a GPU the time includes work that is still queued when a value is read.
+        """
+        if self._heartbeat:
+            self._heartbeat.beat(name, step)
+        start = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - start
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Losses of one micro-batch; they stay on the device, because reading a value would wait for it."""
         self._step.append({name: value.detach().float() for name, value in losses.items()})
 
     def loss(self) -> float:
-        """Mean loss of the step under way over its micro-batches and all ranks, which have it alike."""
+        """Mean loss of the current step over its micro-batches and all ranks, equal on all of them."""
         return self._engine.mean({"loss": float(sum(losses["loss"] for losses in self._step)) / len(self._step)})["loss"]
 
     def close_step(self, applied: bool) -> None:
-        """The step is over; it counts only where the weights were updated."""
+        """End the current step; its losses count only if the weights were updated."""
         for losses in self._step if applied else ():
             self._micro_batches += 1
             for name, value in losses.items():
                 self._losses[name] = self._losses.get(name, 0.0) + value
+        self._steps += 1
         self._skipped += not applied
         self._norm = self._engine.grad_norm if applied else self._norm
         self._step = []
 
     def row(self) -> dict[str, float]:
-        """Means over the steps since the last row, equal on all ranks, and the meter starts anew; empty where none counted."""
+        """Means over the steps since the last row, equal on all ranks; empty if no step counted. The meter starts over."""
         if not self._micro_batches:
             return {}
         means = {name: value.item() / self._micro_batches for name, value in self._losses.items()}
-        means = self._engine.mean({**means, "data_wait_s": self._waited / self._steps, "seconds": self._seconds})
+        seconds = sum(self._seconds[name] for name in TRAINING_PHASES)
+        means = self._engine.mean({**means, "data_wait_s": self._seconds["fetch"] / self._steps, "seconds": seconds})
         rate = self._steps * self._rows_per_step / means.pop("seconds")
         row = {**means, "grad_norm": self._norm, "rows_per_s": rate}
         if self._skipped:
@@ -77,21 +83,8 @@ class Meter:
         return row
 
 
-class Stopwatch:
-    """Adds the time spent inside to a sum; on a GPU that includes the work still queued when a row is read."""
-
-    def __init__(self, add: Callable[[float], None]) -> None:
-        self._add = add
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._add(time.perf_counter() - self._start)
-
-
 class Progress:
-    """One line that says how far the run is; a new line every half minute where the output is a file."""
+    """The progress bar; in a file, a line every half minute."""
 
     def __init__(self, done: int, steps: int, shown: bool) -> None:
         interval = 0.5 if sys.stderr.isatty() else 30.0

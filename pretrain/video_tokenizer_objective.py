@@ -86,7 +86,7 @@ class Objective(nn.Module):
             self.lecam.anchors = torch.tensor(state["lecam"])
 
 
-def perceptual_of(settings: VideoTokenizerRun, device: torch.device) -> LPIPS | None:
+def load_perceptual(settings: VideoTokenizerRun, device: torch.device) -> LPIPS | None:
     """LPIPS with the run's weights. It stands outside the objective: its weights are not the run's to train or save."""
     section = settings.loss.perceptual
     if not section.weight:

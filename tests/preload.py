@@ -5,5 +5,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import hitvideo.parallel.layers  # noqa: F401
-import pretrain.__main__  # noqa: F401
+import pretrain.language_model_task
+import pretrain.loop
+import pretrain.video_tokenizer_task  # noqa: F401

@@ -1,12 +1,12 @@
-"""A run's weights as one safetensors file, merged from its newest whole checkpoint on one CPU.
+"""A run's weights as one safetensors file, merged from a checkpoint on one CPU.
 
-    ours     names and shapes of the run's model, as `weights/model.safetensors` has them
-    llama    trunk and embedding under the names of Hugging Face's LlamaModel (Qwen3Model where the run has QK-norm), with a
-             config.json beside: `LlamaModel.from_pretrained(folder)` loads it
+    ours     names and shapes of the run's model, as in `weights/model.safetensors`
+    llama    trunk and embedding under the names of Hugging Face's LlamaModel (Qwen3Model if the run has QK-norm), with a
+             config.json next to it: `LlamaModel.from_pretrained(folder)` loads it
 
-What maps is exact: blocks, final norm, the embedding of ids. What has no place in those models is left out and must be
-supplied by whoever runs them: heads, embeddings of levels, the sum over a slot's sub-codes, and 3D-RoPE with its queries at
-the position of the next slot; theirs turn by one position.
+What maps is exact: blocks, final norm, the embedding of ids. What those models lack is left out, and whoever runs them must
+supply it: heads, embeddings of levels, the sum over a slot's sub-codes, and 3D-RoPE with queries at the position of the
+next slot (theirs rotate by one position).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from hitvideo.checkpoints.reader import Reader, complete, damage
+from hitvideo.checkpoints.reader import Reader
+from hitvideo.config import Section
 from hitvideo.errors import ConfigError
 from hitvideo.files import replace_json, replacing
 from hitvideo.settings.language_model import LLMSection
-from hitvideo.settings.programs import PretrainRun, load_settings
+from hitvideo.settings.programs import PretrainRun
 
 Names = Literal["ours", "llama"]
 _LLAMA = (
@@ -38,56 +39,47 @@ _LLAMA = (
 )
 
 
-def export_weights(run: Path, out: Path, names: Names = "ours", dtype: torch.dtype = torch.float32) -> Path:
-    """Write the weights of a run directory; returns the checkpoint they were taken from."""
-    settings = load_settings(run / "config.yaml") if (run / "config.yaml").is_file() else None
-    if settings is None:
-        raise ConfigError(f"{run}: no config.yaml, so this is not a run directory")
+def export_weights(
+    checkpoint: Path, settings: Section, out: Path, names: Names = "ours", dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the weights of a checkpoint of a run with these settings.
+
+    Raises ConfigError if Llama's names are asked for and the run is not a language model's.
+    """
     if names == "llama" and not isinstance(settings, PretrainRun):
-        raise ConfigError(f"{run} is a run of {settings.program}; only a language model has Llama's names")
-    checkpoint = newest(run / "checkpoints")
-    reader = Reader(checkpoint)
-    weights = dict(reader.weights(dtype))
+        raise ConfigError(f"{checkpoint}: only a language model has Llama's names; use --names ours")
+    weights = dict(Reader(checkpoint).weights(dtype))
     if names == "llama":
         assert isinstance(settings, PretrainRun)
         weights = dict(llama_named(weights))
         replace_json(out.with_name("config.json"), llama_config(settings.llm, weights, dtype), indent=1)
     with replacing(out) as file:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file, metadata={"format": "pt"})
-    return checkpoint
-
-
-def newest(directory: Path) -> Path:
-    """The newest checkpoint whose checksums are right."""
-    found = [path for path in reversed(complete(directory)) if damage(path) is None]
-    if not found:
-        raise ConfigError(f"{directory} holds no whole checkpoint")
-    return found[0]
 
 
 def llama_named(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Those weights that LlamaModel has, under its names."""
+    """The weights that LlamaModel has, under its names."""
     for name, tensor in weights.items():
         for pattern, theirs in _LLAMA:
             if re.fullmatch(pattern, name):
                 yield re.sub(pattern, theirs, name), tensor
 
 
-def llama_config(section: LLMSection, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, object]:
-    """config.json of the Hugging Face model that the trunk is."""
-    kind = "qwen3" if section.qk_norm else "llama"
+def llama_config(llm: LLMSection, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, object]:
+    """config.json of the Hugging Face model that equals the trunk."""
+    kind = "qwen3" if llm.qk_norm else "llama"
     return {
         "model_type": kind,
         "architectures": [f"{kind.capitalize()}Model"],
         "vocab_size": weights["embed_tokens.weight"].shape[0],
-        "hidden_size": section.width,
-        "intermediate_size": section.hidden,
-        "num_hidden_layers": section.layers,
-        "num_attention_heads": section.heads,
-        "num_key_value_heads": section.kv_heads,
-        "head_dim": section.head_dim,
-        "rms_norm_eps": section.norm_eps,
-        "rope_theta": section.rope_theta,
+        "hidden_size": llm.width,
+        "intermediate_size": llm.hidden,
+        "num_hidden_layers": llm.layers,
+        "num_attention_heads": llm.heads,
+        "num_key_value_heads": llm.kv_heads,
+        "head_dim": llm.head_dim,
+        "rms_norm_eps": llm.norm_eps,
+        "rope_theta": llm.rope_theta,
         "tie_word_embeddings": False,
         "dtype": str(dtype).removeprefix("torch."),
     }

@@ -1,10 +1,7 @@
-"""A checkpoint on disk."""
+"""Reads the tensors of a checkpoint of any layout, whole or in part, on one CPU. No process group, no DeepSpeed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,36 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from hitvideo.checkpoints.listing import read_state
 from hitvideo.errors import ConfigError
-from hitvideo.files import read_json, sha256
+from hitvideo.files import read_json
 
 WEIGHT, AVERAGE = "fp32", "ema"
-FORMAT = 1
-
-
-def damage(path: Path, reader: int = 0, readers: int = 1) -> str | None:
-    """What is wrong with a checkpoint's files, of which this reader looks at every `readers`-th; None: nothing."""
-    try:
-        state = Reader(path).state
-    except ConfigError as error:
-        return str(error)
-    for name, (size, digest) in sorted(state.get("files", {}).items())[reader::readers]:
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size or sha256(file) != digest:
-            return f"{name} is not as it was written (sha256)"
-    return None
-
-
-def complete(directory: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    found = directory.glob("step-*") if directory.is_dir() else iter(())
-    return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and (path / "state.json").is_file())
-
-
-def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+"""Kinds of tensors besides Adam's exp_avg and exp_avg_sq: the fp32 weights, and their moving average."""
 
 
 class Division(NamedTuple):
@@ -56,11 +29,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state: dict[str, Any] = read_json(path / "state.json", "checkpoint")
-        if self.state.get("format") != FORMAT:
-            raise ConfigError(f"{path}: checkpoint format {self.state.get('format')}, this version reads {FORMAT}")
-        if "sha256" in self.state and self.state["sha256"] != digest(self.state):
-            raise ConfigError(f"{path}: damaged checkpoint: state.json is not as it was written (sha256)")
+        self.state = read_state(path)
         self._files: dict[Path, Any] = {}
         self._where: dict[str, list[tuple[int, int, int, Path]]] = {}
         for rank in range(self.state["world"]):
@@ -141,9 +110,3 @@ class Reader:
                 mend = f"remove {self.path} to resume from the one before"
                 raise ConfigError(f"{file}: damaged checkpoint: {error}; {mend}") from error
         return self._files[file]
-
-
-def digest(state: dict[str, Any]) -> str:
-    """sha256 of state.json's content beside its digest."""
-    content = {key: value for key, value in state.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,15 +1,15 @@
-"""One attempt of a Slurm job at a run: whose the run directory is, which nodes are unfit, what went wrong, and what next.
+"""One attempt of a Slurm job: who owns the run, which nodes are unfit, what failed, whether to requeue.
 
     python -m hitvideo.cluster.attempt begin RUN.yaml key=value …       takes the run over and prints its directory
     python -m hitvideo.cluster.attempt unfit FOLDER HOST …              prints the hosts whose pre-flight failed or is missing
-    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED     says what happened; exits with 0: done, 75: requeue,
-                                                                        else: give up
+    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED     logs what happened; exits with 0: done, 75: requeue,
+                                                                        anything else: give up
 
-`slurm/launch.sh` calls these three from the batch script; they are light, so a wrong config fails in seconds.
+`slurm/launch.sh` calls these three from the batch script. They are light, so wrong settings fail within seconds.
 
     runs/NAME/OWNER                      the attempt that may write: JOB.RESTART
     runs/NAME/attempts/JOB.RESTART/      pre-flight reports by host, faults by rank
-    runs/NAME/attempts.jsonl             one line for every attempt that ended: code, newest checkpoint
+    runs/NAME/attempts.jsonl             one line for every attempt that ended: its code, the newest checkpoint
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hitvideo.errors import ConfigError
+from hitvideo.checkpoints.listing import complete
 from hitvideo.files import replace_file
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.ownership import ENVIRONMENT
-from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
-from hitvideo.settings import programs
-from hitvideo.settings.programs import check_layout
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, guarded
+from hitvideo.settings.programs import TokenizeRun, check_layout, load_settings
 
 MOST_RESTARTS = 20
 MOST_IDLE_FAULTS, MOST_IDLE_STOPS = 2, 3
-"""Attempts in a row that end without a new checkpoint. A job may be preempted twice before its first step, but a time limit
-shorter than the lead of its signal would have it requeued for ever."""
-_TOLD_OF_A_TRACEBACK = 12
+"""Attempts in a row that may end without a new checkpoint. A job may be preempted twice before its first step, but with a
+time limit shorter than the lead of its signal it would be requeued forever."""
+_SHOWN_OF_A_TRACEBACK = 12
 
 
 def begin(words: Sequence[str]) -> Path:
-    """Check the config, take the run over, and return its directory. Raises ConfigError for what the user can mend."""
-    settings = programs.load_settings(words[0], words[1:])
-    if not isinstance(settings, programs.TokenizeRun):
+    """Check the settings, take the run over, and return its directory. Raises ConfigError if the user can fix it."""
+    settings = load_settings(words[0], words[1:])
+    if not isinstance(settings, TokenizeRun):
         check_layout(settings)
-    run = settings.run.directory
-    (run / "attempts" / _me()).mkdir(parents=True, exist_ok=True)
-    replace_file(run / "OWNER", _me() + "\n")
-    (run / "STOP").unlink(missing_ok=True)
-    return run
+    run = RunDirectory(settings.run.directory)
+    (run.attempts / _me()).mkdir(parents=True, exist_ok=True)
+    replace_file(run.owner, _me() + "\n")
+    run.stop.unlink(missing_ok=True)
+    return run.path
 
 
 def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
@@ -64,29 +64,31 @@ def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
 
 
 def first_fault(folder: Path) -> dict[str, Any] | None:
-    """The earliest of all ranks: the others' follow from it."""
+    """The earliest fault of all ranks; the others follow from it."""
     faults = [json.loads(path.read_text()) for path in folder.glob("fault-*.json")]
     return min(faults, key=lambda fault: float(fault["time"]), default=None)
 
 
-def end(run: Path, code: int, asked: bool) -> int:
-    """What to do after an attempt. Only DONE means done: srun may return 0 after a node failure, and 143 for any fault."""
-    if (run / "DONE").is_file():
+def end(path: Path, code: int, asked: bool) -> int:
+    """Decide what happens after an attempt at the run in `path`, and log why; returns the exit code of the job.
+
+    Only DONE means done: srun may return 0 after a node failure, and 143 for any fault. `asked`: Slurm asked it to stop.
+    """
+    run = RunDirectory(path)
+    if run.done:
         return EXIT_DONE
-    fault = first_fault(run / "attempts" / _me())
+    fault = first_fault(run.attempts / _me())
     if fault:
         _say(f"the first fault of all ranks: rank {fault['rank']} on {fault['host']}: {fault['what']}")
-        _say("".join(fault["traceback"][-_TOLD_OF_A_TRACEBACK:]).rstrip())
+        _say("".join(fault["traceback"][-_SHOWN_OF_A_TRACEBACK:]).rstrip())
         if fault["refused"]:
             return EXIT_USER
     elif not asked:
         _say(f"no rank left a traceback (code {code}): killed from outside, out of memory, or its node is lost")
-    history = run / "attempts.jsonl"
-    earlier = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
-    newest = _newest_checkpoint(run)
-    this = {"attempt": _me(), "code": code, "asked": asked, "checkpoint": newest}
-    with history.open("a") as file:
-        file.write(json.dumps(this) + "\n")
+    earlier = [json.loads(line) for line in run.attempts_log.read_text().splitlines()] if run.attempts_log.is_file() else []
+    newest = next((checkpoint.name for checkpoint in reversed(complete(run.checkpoints))), "")
+    with run.attempts_log.open("a") as file:
+        file.write(json.dumps({"attempt": _me(), "code": code, "asked": asked, "checkpoint": newest}) + "\n")
     most = int(os.environ.get("MOST_RESTARTS", str(MOST_RESTARTS)))
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= most:
         _say(f"restarted {most} times (MOST_RESTARTS): not requeued")
@@ -95,14 +97,10 @@ def end(run: Path, code: int, asked: bool) -> int:
     if idle >= (MOST_IDLE_STOPS if asked else MOST_IDLE_FAULTS):
         _say(f"{idle} attempts without a new checkpoint (still {newest or 'none'}): not requeued")
         if asked:
-            _say("each was told to stop before it had made a step: is --time longer than the lead of --signal=B:USR1@SECONDS?")
+            _say("each was asked to stop before its first step: is --time longer than the lead of --signal=B:USR1@SECONDS?")
         return EXIT_FAULT
-    _say("told to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
+    _say("asked to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
     return EXIT_STOPPED
-
-
-def _newest_checkpoint(run: Path) -> str:
-    return max((path.parent.name for path in run.glob("checkpoints/step-*/state.json")), default="")
 
 
 def _me() -> str:
@@ -114,7 +112,7 @@ def _say(text: str) -> None:
 
 
 def main(words: list[str]) -> int:
-    """The three commands of the module's docstring."""
+    """Run one of the three commands of the module's docstring."""
     command, *rest = words or [""]
     if command == "begin" and rest:
         print(begin(rest))
@@ -132,8 +130,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
+    guarded(main)

@@ -1,24 +1,48 @@
-"""Checks of one machine."""
+"""The checks of one machine that `hitvideo doctor` and the pre-flight of a job share, and the versions it has."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import socket
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from hitvideo.files import process_name
 
 PACKAGES = (
     "torch", "deepspeed", "megatron-core", "numpy", "safetensors", "av", "webdataset", "sentencepiece", "mlflow",
     "flash-attn", "apex",
 )  # fmt: skip
+_MIB = 1 << 20
+_SHARED_MEMORY = Path("/dev/shm")
 
 
-def check_folder(folder: Path, size: int) -> None:
+def machine_checks(devices: int) -> dict[str, Callable[[], None]]:
+    """Name → a check that raises if the machine fails it. `devices`: the GPUs wanted, if there are any."""
+    return {
+        "temporary folder": lambda: check_folder(Path(tempfile.gettempdir()), _MIB),
+        "shared memory": lambda: check_folder(_SHARED_MEMORY, 8 * _MIB),
+        "devices": lambda: check_devices(devices),
+        "decoder": check_decoder,
+    }
+
+
+def failures(checks: Mapping[str, Callable[[], None]]) -> dict[str, str]:
+    """Run every check; name → what went wrong, for those that failed."""
+    found = {}
+    for name, check in checks.items():
+        try:
+            check()
+        except Exception as error:  # whatever it is, it is a finding about this machine
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def check_folder(folder: Path, size: int = _MIB) -> None:
     """Write, sync and read back `size` bytes."""
-    path = folder / f".preflight-{socket.gethostname()}-{os.getpid()}"
+    path = folder / f".check-{process_name()}"
     content = os.urandom(4096) * (size // 4096)
     try:
         with path.open("wb") as file:
@@ -26,13 +50,13 @@ def check_folder(folder: Path, size: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.read_bytes() != content:
-            raise OSError(f"{folder}: what was written reads back otherwise")
+            raise OSError(f"{folder}: read back different bytes than were written")
     finally:
         path.unlink(missing_ok=True)
 
 
 def check_devices(wanted: int) -> None:
-    """Every GPU multiplies two matrices right; on a machine without GPUs the CPU does."""
+    """Multiply two matrices on every GPU; on a machine without GPUs, on the CPU."""
     import torch
 
     found = torch.cuda.device_count()
@@ -46,7 +70,7 @@ def check_devices(wanted: int) -> None:
 
 
 def check_decoder() -> None:
-    """A clip through the encoder and the decoder."""
+    """Encode and decode a clip."""
     import numpy as np
 
     from hitvideo.hierarchy import ClipShape
@@ -61,32 +85,33 @@ def check_decoder() -> None:
 
 
 def versions() -> dict[str, str]:
-    """What must be equal on all nodes."""
+    """Python's and the packages' versions, which must be equal on all nodes."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
+            found[package] = "not installed"
     return found
 
 
 def doctor() -> dict[str, str]:
-    """What this machine has, and which fast paths are live."""
+    """This machine's versions, its live fast paths or why they are not, and the result of every check."""
     import torch
 
     from hitvideo.ops.attention import flash_missing
     from hitvideo.ops.norm import apex_missing
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    findings = {"python": platform.python_version(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    for package in PACKAGES:
-        try:
-            findings[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            findings[package] = "not installed"
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
     no_flash, no_apex = flash_missing(device, torch.bfloat16), apex_missing(device)
-    findings["attention"] = f"sdpa ({no_flash})" if no_flash else "flash"
-    findings["norm"] = f"torch ({no_apex})" if no_apex else "apex"
-    findings["collectives"] = "nccl" if device == "cuda" else "gloo"
-    return findings
+    checks = machine_checks(torch.cuda.device_count())
+    failed = failures(checks)
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        **versions(),
+        "attention": f"sdpa ({no_flash})" if no_flash else "flash",
+        "norm": f"torch ({no_apex})" if no_apex else "apex",
+        "collectives": "nccl" if on_gpu else "gloo",
+        **{name: failed.get(name, "ok") for name in checks},
+    }

@@ -1,10 +1,10 @@
-"""The Slurm script of one run: printed, or submitted once the plan says that the run fits.
+"""The Slurm script of one run, printed or submitted if the plan shows that the run fits.
 
     hitvideo slurm yaml_configs/pretrain/7b.yaml --nodes 16 data.manifest=tokens/manifest.json
     hitvideo slurm RUN.yaml --nodes 16 --cluster site.yaml --submit
 
 `site.yaml` holds a `cluster:` section: devices, their memory and speed, partition, account. The script is the one in
-slurm/ with those values in it; a config that is wrong or does not fit fails here, not after hours in the queue.
+slurm/ with those values in it. Settings that are wrong or do not fit fail here, not after hours in the queue.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 
 from hitvideo import config
 from hitvideo.errors import ConfigError
-from hitvideo.settings import programs
-from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun, check_layout
+from hitvideo.settings.programs import COMMANDS, PretrainRun, TokenizeRun, VideoTokenizerRun, check_layout, load_settings
 
 LAUNCHER = Path("slurm/launch.sh")
 
 
 def cluster_words(path: Path) -> list[str]:
-    """A cluster YAML as `cluster.key=value` words. Raises ConfigError where it holds anything else."""
+    """A cluster YAML as `cluster.key=value` words. Raises ConfigError if it holds anything else."""
     content = config.resolve(path)
     if set(content) != {"cluster"}:
         raise ConfigError(f"{path}: a cluster file holds one section, 'cluster'; this one holds {sorted(content)}")
@@ -32,11 +31,11 @@ def cluster_words(path: Path) -> list[str]:
 
 
 def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
-    """The run, if its config is right and its memory fits the cluster's devices; ConfigError otherwise."""
+    """The settings of a run that fits the cluster's devices. Raises ConfigError if it does not, or if they are wrong."""
     if config.resolve(run).get("program") == "tokenize_shards":
         raise ConfigError(f"{run} is an array job: sbatch --array=0-15 slurm/tokenize_shards.sh {run} …")
-    settings = programs.load_settings(run, words)
-    assert not isinstance(settings, programs.TokenizeRun)
+    settings = load_settings(run, words)
+    assert not isinstance(settings, TokenizeRun)
     if isinstance(settings, PretrainRun):
         from hitvideo.planning.language_model import plan_language_model
 
@@ -55,7 +54,7 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
 
 
 def script(run: Path, words: Sequence[str], nodes: int) -> str:
-    """The sbatch script; every word of the user's is quoted for the shell."""
+    """The sbatch script, with every user-given word quoted for the shell."""
     settings = checked(run, [f"cluster.nodes={nodes}", *words])
     site = settings.cluster.slurm
     options = {
@@ -76,13 +75,13 @@ def script(run: Path, words: Sequence[str], nodes: int) -> str:
     lines += ["#SBATCH --requeue --exclusive", "set -uo pipefail", 'source "$SLURM_SUBMIT_DIR/slurm/env.sh"']
     lines += [f"SPARES={site.spares}"] if site.spares else []
     lines += ['source "$SLURM_SUBMIT_DIR/slurm/launch.sh"']
-    return "\n".join([*lines, shlex.join(["launch", programs.COMMANDS[settings.program], str(run), *words])]) + "\n"
+    return "\n".join([*lines, shlex.join(["launch", COMMANDS[settings.program], str(run), *words])]) + "\n"
 
 
 def submit(text: str) -> str:
-    """sbatch from the checkout; returns the job's id. Raises ConfigError with Slurm's own words where it refuses."""
+    """sbatch from the checkout; returns the job's id. Raises ConfigError with Slurm's own message if it refuses."""
     if not LAUNCHER.is_file():
-        raise ConfigError(f"{LAUNCHER} is not here; submit from the checkout, whose scripts the job runs")
+        raise ConfigError(f"{LAUNCHER} is missing here; submit from the checkout, because the job runs its scripts")
     try:
         done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True)
     except FileNotFoundError:

@@ -4,35 +4,35 @@
     hitvideo inspect yaml_configs/parts/hierarchy/paper_4level.yaml --json
 
 Training and tokenizing are programs of their own: python -m pretrain.video_tokenizer, tokenize_shards, pretrain.
-This file is the command line; what the commands do stands in `commands.py`.
+This file parses the command line; the modules next to it do what the commands say.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hitvideo.commands import datasets, evaluation, generation, looking, planning
-from hitvideo.runs.program import EXIT_USER
+from hitvideo.commands.common import add_generator_options
+from hitvideo.runs.program import guarded, show_log
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exits with 0, 2 for what the user can mend, 1 for anything else."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    """Entry point. Exits with 0, with 2 if the user can fix it (one line says how), with 1 and a traceback otherwise."""
+    guarded(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int | None:
     words = parsed(arguments)
-    try:
-        sys.exit(words.command(words) or 0)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
+    show_log()
+    code: int | None = words.command(words)
+    return code
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """The words of the command line; overrides may stand behind options, where argparse by itself does not look for them."""
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line. Overrides may follow options, which argparse alone does not allow."""
     top = parser()
     words, rest = top.parse_known_args(arguments)
     if rest and (not hasattr(words, "override") or any(word.startswith("-") for word in rest)):
@@ -50,16 +50,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     p = _add(commands, "config", planning.show_config, "print the resolved YAML of a run and what follows from it")
-    p.add_argument("run", help="RUN.yaml")
+    p.add_argument("file", type=Path, metavar="RUN.yaml", nargs="?", help="a run of any program")
     p.add_argument("override", nargs="*", help="section.key=value")
+    p.add_argument("--explain", action="store_true", help="every key with its value, where it was set, and what it means")
+    p.add_argument("--find", metavar="WORD", help="list the keys of all programs whose name or meaning holds WORD")
 
     p = _add(commands, "plan", planning.show_plan, "parameters, memory, time and cost of a training run, before it is started")
-    p.add_argument("run", help="RUN.yaml of program pretrain or video_tokenizer")
+    p.add_argument("file", type=Path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--json", action="store_true")
 
     p = _add(commands, "slurm", planning.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
-    p.add_argument("run", type=Path, help="RUN.yaml of program pretrain or video_tokenizer")
+    p.add_argument("file", type=Path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--nodes", type=int, required=True, help="nodes that train; spare ones come on top")
     p.add_argument("--cluster", type=Path, help="YAML with a `cluster:` section of your site")
@@ -82,10 +84,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true")
 
     p = _add(commands, "generate", generation.generate, "draw videos for prompts from a trained run")
-    _add_run(p)
+    add_generator_options(p)
     p.add_argument("--prompt", required=True, action="append", help="give it several times for several videos")
     p.add_argument("--levels", type=int, help="draw only the first K levels; 1 is the storyboard")
-    _add_sampling(p)
     p.add_argument("--out", type=Path, help="FILE.mp4; default: the run's samples directory")
 
     p = _add(commands, "reconstruct", generation.reconstruct, "draw one video decoded from its first 1, 2, … levels")
@@ -104,9 +105,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
     p.add_argument("--json", action="store_true")
     p = _add(kinds, "captions", evaluation.evaluate_captions, "does the video show its caption? (moving shapes only)")
-    _add_run(p)
+    add_generator_options(p)
     p.add_argument("--num", type=int, default=64, help="videos to generate")
-    _add_sampling(p)
 
     p = _add(commands, "report", looking.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
     p.add_argument("run", type=Path, nargs="+", help="run directories")
@@ -141,16 +141,3 @@ def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int |
 def _group(commands: Any, name: str, text: str) -> Any:
     p = commands.add_parser(name, help=text, description=text)
     return p.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-
-def _add_run(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--run", type=Path, required=True, help="run directory of `python -m pretrain`")
-    p.add_argument("--video-tokenizer", type=Path, help="its weights, if they have moved since tokenizing")
-
-
-def _add_sampling(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--guidance", type=float, default=5.0, help="1: none; higher follows the caption more (default 5)")
-    p.add_argument("--temperature", type=float, default=1.0)
-    p.add_argument("--top-k", type=int, default=0, help="0: no limit")
-    p.add_argument("--top-p", type=float, default=1.0)
-    p.add_argument("--seed", type=int, default=0)

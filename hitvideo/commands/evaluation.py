@@ -19,11 +19,12 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
     from hitvideo.evaluation import reconstruction
     from hitvideo.metrics.i3d import load_i3d
     from hitvideo.metrics.lpips import load_lpips
+    from hitvideo.runs.directory import RunDirectory
     from hitvideo.runs.gallery import save_figures
     from hitvideo.settings.data import LimitsSection
     from hitvideo.video_tokenizer.weights import load_video_tokenizer
 
-    tokenizer, clip = load_video_tokenizer(words.run / "weights", device())
+    video_tokenizer, clip = load_video_tokenizer(RunDirectory(words.run).weights, device())
     networks = reconstruction.MetricNetworks(
         load_lpips(words.lpips_weights, device()) if words.lpips_weights else None,
         load_i3d(words.fvd_weights, device()) if words.fvd_weights else None,
@@ -34,20 +35,19 @@ def evaluate_reconstruction(words: argparse.Namespace) -> None:
         source = ClipSource(list_shards(words.video_shards or folder), clip, LimitsSection())
         samples = range(max(0, len(source) - words.clips), len(source))
         with progress_bar(len(samples), "clip") as bar:
-            figures = reconstruction.reconstruction(tokenizer, source, samples, bar.update, networks)
-        reconstruction.show_reconstructions(tokenizer, source, samples[:EXAMPLES], words.run)
+            figures = reconstruction.reconstruction(video_tokenizer, source, samples, bar.update, networks)
+        reconstruction.show_reconstructions(video_tokenizer, source, samples[:EXAMPLES], words.run)
     save_figures(words.run, "reconstruction", figures)
     print(json.dumps(figures) if words.json else reconstruction.reconstruction_table(figures))
 
 
 def evaluate_captions(words: argparse.Namespace) -> None:
     from hitvideo.evaluation import captions
-    from hitvideo.generation.generator import load_run
+    from hitvideo.generation.generator import load_generator
     from hitvideo.runs.gallery import save_figures, save_videos
 
-    generator = load_run(words.run, device(), words.video_tokenizer)
-    layout = generator.model.layout
-    with progress_bar(layout.starts[-1] - layout.window, "token") as bar:
+    generator = load_generator(words.run, device(), words.video_tokenizer)
+    with progress_bar(generator.tokens(), "token") as bar:
         figures, prompts, videos = captions.caption_accuracy(
             generator, words.num, sampling(words), words.seed, bar.update
         )

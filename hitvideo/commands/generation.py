@@ -1,4 +1,4 @@
-"""What the `hitvideo` commands do with their parsed words. Heavy imports stand inside, so that `--help` answers at once."""
+"""Commands that make videos: generate from prompts, and reconstruct one through a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hitvideo.commands.common import device, progress_bar, sampling
 
 
 def generate(words: argparse.Namespace) -> None:
-    from hitvideo.generation.generator import load_run
+    from hitvideo.generation.generator import load_generator
     from hitvideo.runs.gallery import save_videos
     from hitvideo.video.encode import contact_sheet, write_mp4
 
-    generator = load_run(words.run, device(), words.video_tokenizer)
-    layout, levels = generator.model.layout, words.levels or generator.levels
-    with progress_bar(layout.starts[min(levels, generator.levels)] - layout.window, "token") as bar:
+    generator = load_generator(words.run, device(), words.video_tokenizer)
+    levels = words.levels or generator.levels
+    with progress_bar(generator.tokens(levels), "token") as bar:
         videos = generator.videos(words.prompt, sampling(words), levels, words.seed, bar.update)
     if words.out is None:
         title = f"Generated: guidance {words.guidance:g}, {levels} levels, seed {words.seed}"
@@ -22,7 +22,6 @@ def generate(words: argparse.Namespace) -> None:
         for path in save_videos(words.run, name, title, list(zip(words.prompt, videos, strict=True)), generator.clip.fps):
             print(path)
         return
-    words.out.parent.mkdir(parents=True, exist_ok=True)
     paths = [words.out] if len(videos) == 1 else [words.out.with_stem(f"{words.out.stem}-{n}") for n in range(len(videos))]
     for path, video, prompt in zip(paths, videos, words.prompt, strict=True):
         write_mp4(path, video, generator.clip.fps)
@@ -39,11 +38,9 @@ def reconstruct(words: argparse.Namespace) -> None:
     from hitvideo.video.pixels import to_uint8, to_unit
     from hitvideo.video_tokenizer.weights import load_video_tokenizer
 
-    tokenizer, clip = load_video_tokenizer(words.weights, device())
+    video_tokenizer, clip = load_video_tokenizer(words.weights, device())
     frames = decode_clip(words.video, clip, LimitsSection(), name=str(words.video))
-    codes = tokenizer.encode(torch.from_numpy(to_unit(frames))[None].to(device()))
-    rows = [frames]
-    for k in range(1, len(codes) + 1):
-        rows.append(to_uint8(tokenizer.decode(codes[:k], clip.frames)[0].cpu().numpy()))
-    contact_sheet(rows, words.out)
+    codes = video_tokenizer.encode(torch.from_numpy(to_unit(frames))[None].to(device()))
+    decoded = video_tokenizer.decode_prefixes(codes, clip.frames)
+    contact_sheet([frames, *(to_uint8(video[0].cpu().numpy()) for video in decoded)], words.out)
     print(words.out)

@@ -6,12 +6,20 @@ import argparse
 import json
 from pathlib import Path
 
+from hitvideo.errors import ConfigError
+
 
 def export(words: argparse.Namespace) -> None:
     from hitvideo.checkpoints.export import export_weights
+    from hitvideo.checkpoints.listing import newest
     from hitvideo.ops.precision import DTYPES
+    from hitvideo.runs.directory import RunDirectory
 
-    checkpoint = export_weights(words.run, words.out, words.names, DTYPES[words.dtype])
+    run = RunDirectory.open(words.run)
+    checkpoint = newest(run.checkpoints)
+    if checkpoint is None:
+        raise ConfigError(f"{run.checkpoints}: no complete checkpoint yet; train the run first")
+    export_weights(checkpoint, run.settings, words.out, words.names, DTYPES[words.dtype])
     print(f"{words.out}: weights of {checkpoint}")
 
 

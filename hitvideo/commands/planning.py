@@ -11,13 +11,32 @@ from hitvideo.errors import ConfigError
 
 
 def show_config(words: argparse.Namespace) -> None:
-    from hitvideo.settings import programs
+    from hitvideo.settings import explain
+    from hitvideo.settings.programs import load_settings
 
-    run = programs.load_settings(words.run, words.override)
-    print(config.to_yaml(run), end="")
+    if words.find:
+        _find(words.find)
+        return
+    if words.file is None:
+        raise ConfigError("give RUN.yaml, or --find WORD")
+    settings = load_settings(words.file, words.override)
+    if words.explain:
+        print(explain.explain(settings, explain.sources(words.file, words.override)), end="")
+        return
+    print(config.to_yaml(settings), end="")
     print("# derived")
-    for key, value in _derived(run).items():
+    for key, value in _derived(settings).items():
         print(f"#   {key}: {value}")
+
+
+def _find(word: str) -> None:
+    from hitvideo.settings import explain
+
+    for command, keys in explain.find(word).items():
+        if keys:
+            print(f"python -m {command}")
+        for key in keys:
+            print(f"  {key.dotted}  (default {key.default})\n      {key.doc}")
 
 
 def _derived(run: Any) -> dict[str, Any]:
@@ -49,9 +68,9 @@ def show_plan(words: argparse.Namespace) -> None:
     from hitvideo.planning.video_tokenizer import plan_video_tokenizer
     from hitvideo.settings import programs
 
-    run = programs.load_settings(words.run, words.override)
+    run = programs.load_settings(words.file, words.override)
     if isinstance(run, programs.TokenizeRun):
-        raise ConfigError(f"{words.run}: there is nothing to plan for tokenize_shards; give a run that trains")
+        raise ConfigError(f"{words.file}: there is nothing to plan for tokenize_shards; give a run that trains")
     plan = plan_language_model(run) if isinstance(run, programs.PretrainRun) else plan_video_tokenizer(run)
     figures = asdict(plan)
     if words.json:
@@ -67,5 +86,5 @@ def slurm(words: argparse.Namespace) -> None:
     from hitvideo.cluster import script as jobs
 
     extra = jobs.cluster_words(words.cluster) if words.cluster else []
-    text = jobs.script(words.run, [*extra, *words.override], words.nodes)
+    text = jobs.script(words.file, [*extra, *words.override], words.nodes)
     print(f"submitted job {jobs.submit(text)}" if words.submit else text, end="\n" if words.submit else "")

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 
 import torch
 
+from hitvideo.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How generation draws. `top_k` 0 and `top_p` 1 leave everything in; `temperature` 0 takes the likeliest."""
+    """How generation draws. `top_k` 0 and `top_p` 1 keep every entry; `temperature` 0 takes the likeliest."""
 
-    guidance: float = 3.0
+    guidance: float = 5.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.guidance < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"temperature {self.temperature} and guidance {self.guidance} must be at least 0, "
                 f"top-k {self.top_k} at least 0, top-p {self.top_p} in (0, 1]"
             )

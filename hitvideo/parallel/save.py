@@ -1,10 +1,10 @@
-"""Writing checkpoints beside training, which stands still only while its state is copied to the host.
+"""Writes checkpoints next to training, which pauses only while its state is copied to the host.
 
-Each rank's thread writes that rank's file and then, with its size and sha256, the rank's JSON: the sign that it is whole.
+Each rank's thread writes that rank's file and then, with its size and sha256, the rank's JSON: the sign that it is complete.
 Rank 0's thread waits for the signs of all ranks, writes state.json last and completes the checkpoint by one rename. The
-threads speak through files alone, because collectives of a second thread could overtake those of training.
+threads communicate through files alone, because collectives of a second thread could overtake those of training.
 
-A save that fails (a full disk) costs itself: the ranks learn of it at a step boundary, remove what was written, and go on.
+A failed save (a full disk) is dropped: the ranks agree at a step boundary, delete what was written and go on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from hitvideo.checkpoints.reader import FORMAT, complete, digest, step_of
+from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, complete, state_digest, step_of
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json, replace_json, sha256, sync
 from hitvideo.parallel.engine import Engine
@@ -37,7 +37,7 @@ _RETRY_SECONDS = 10.0
 
 
 class Saver:
-    """`save` copies and returns; `finish` waits. Both are called by all ranks together."""
+    """`save` copies and returns, `finish` waits; all ranks call them together."""
 
     def __init__(self, directory: Path, engine: Engine, settings: CheckpointSection, fingerprint: str) -> None:
         self._directory = directory
@@ -48,7 +48,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._abandoned = threading.Event()
         self._error: Exception | None = None
-        # Names this start's unfinished saves, so that what a killed start has left is never taken for ours.
+        # Names this start's unfinished saves, so that those of a killed start are never taken for ours.
         attempt = torch.tensor(secrets.randbits(31), device=engine.topology.device)
         dist.broadcast(attempt, src=0)
         self._attempt = f"{int(attempt):08x}"
@@ -58,13 +58,13 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether this rank could not write its part of the save under way."""
+        """Whether this rank could not write its part of the current save."""
         return self._error is not None
 
     def save(self, step: int, memory: dict[str, Any], final: bool = False) -> None:
-        """Begin to write the state after `step` steps, and `memory`, as JSON can hold it; waits for the save before.
+        """Start writing the state after `step` steps, and `memory` (JSON); waits for the previous save first.
 
-        A `final` save is complete on return, or raises ConfigError after trying for as long as the settings say.
+        A `final` save is complete on return. It raises ConfigError if it still fails after checkpoint.patience_seconds.
         """
         self.finish()
         self._copy_to_host()
@@ -74,7 +74,7 @@ class Saver:
             if self._engine.any(time.monotonic() > deadline)[0]:
                 raise ConfigError(
                     f"{self._directory}: the state after step {step} could not be written; free some space and start again: "
-                    "the run goes on from its last complete checkpoint"
+                    "the run continues from its last complete checkpoint"
                 )
             time.sleep(min(_RETRY_SECONDS, self._settings.patience_seconds))
             self._begin(step, memory)
@@ -96,7 +96,7 @@ class Saver:
         self._thread.start()
 
     def finish(self) -> bool:
-        """Wait until the save under way is complete on all ranks; False if it failed on one."""
+        """Wait until the current save is complete on all ranks; False if it failed on one."""
         while True:
             writing, failed = self._engine.any(self._thread is not None and self._thread.is_alive(), self.failed)
             if failed:
@@ -107,7 +107,7 @@ class Saver:
             time.sleep(_LOOK_SECONDS)
 
     def give_up(self) -> None:
-        """Drop the save under way, which failed on some rank, and say why; what was saved before stays."""
+        """Drop the current save, which failed on some rank, and log why; earlier checkpoints stay."""
         self._abandoned.set()
         if self._thread is not None:
             self._thread.join()
@@ -125,7 +125,7 @@ class Saver:
         self._error, self._thread = None, None
 
     def _copy_to_host(self) -> None:
-        """Into the same host memory every time; from a GPU it is pinned, and the copies run together."""
+        """Copy into the same host memory every time; for a GPU it is pinned, and the copies overlap."""
         live = buffers(self._engine)
         if not self._host:
             pinned = self._engine.topology.device.type == "cuda"
@@ -143,14 +143,14 @@ class Saver:
             self._write_mine(partial)
             if self._engine.topology.rank == 0 and self._wait_for_all(partial):
                 self._complete(partial, description)
-        except Exception as error:  # told to all ranks at the next step boundary
+        except Exception as error:  # all ranks learn of it at the next step boundary
             self._error = error
 
     def _write_mine(self, partial: Path) -> None:
         topology = self._engine.topology
         tensors: dict[str, torch.Tensor] = {}
         index = []
-        writes = self._engine.zero_stage > 0 or topology.shard_rank == 0  # without ZeRO the shards hold the same
+        writes = self._engine.zero_stage > 0 or topology.shard_rank == 0  # without ZeRO all shards hold the same
         for fragment in fragments(self._engine) if writes else ():
             index.append({"name": fragment.name, "offset": fragment.offset, "length": fragment.length})
             for kind, view in fragment.of(self._host).items():
@@ -176,7 +176,7 @@ class Saver:
             files[sign.with_suffix(".safetensors").name] = [listing["bytes"], listing["sha256"]]
             files[sign.name] = [sign.stat().st_size, sha256(sign)]
         state = {**description, "files": files}
-        replace_json(partial / "state.json", {**state, "sha256": digest(state)})
+        replace_json(partial / STATE_FILE, {**state, "sha256": state_digest(state)})
         refuse_if_taken_over(self._directory.parent)
         final = self._directory / partial.name.partition(".")[0]
         shutil.rmtree(final, ignore_errors=True)
@@ -188,4 +188,4 @@ class Saver:
         every = self._settings.keep_every
         for old in complete(self._directory)[: -self._settings.keep_last]:
             if not every or step_of(old) % every:
-                shutil.rmtree(old.rename(old.with_suffix(".partial")))  # never half there under its own name
+                shutil.rmtree(old.rename(old.with_suffix(".partial")))  # no half-deleted one keeps a checkpoint's name

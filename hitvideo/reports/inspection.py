@@ -1,4 +1,4 @@
-"""Looking at files and at the machine: `hitvideo inspect` and `hitvideo doctor`."""
+"""Figures of files, for `hitvideo inspect`: hierarchies, manifests, token shards, video shards."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.video.pixels import Frames, to_uint8
 
-PACKAGES = ("torch", "deepspeed", "megatron-core", "webdataset", "sentencepiece", "mlflow", "av", "flash-attn", "apex")
-
 
 class HierarchyFile(Section):
-    """A hierarchy part: what `inspect` reads of a YAML."""
+    """The part of a YAML that `inspect` reads."""
 
     clip: ClipShape
     hierarchy: Hierarchy
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Figures of a hierarchy YAML (or a run that has one), a manifest, a token shard or a video shard."""
+    """Figures of a hierarchy YAML (or a run that has one), a manifest, a token shard or a video shard. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     if path.suffix in (".yaml", ".yml"):
@@ -45,7 +43,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _describe_manifest(path: Path) -> dict[str, Any]:
-    manifest = TokenDataset(path).manifest  # of the pack: refuses what is none
+    manifest = TokenDataset(path).manifest  # read from the pack, which refuses other files
     kept = ("samples_in", "samples_out", "rejected", "digest", "grids", "video_tokenizer")
     shards = json.loads(path.read_text())["shards"]
     rows = [{name: shard[name] for name in ("stem", "samples_out", "rejected")} for shard in shards]
@@ -79,9 +77,9 @@ def _describe_video_shard(path: Path) -> dict[str, Any]:
 
 
 def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Frames]:
-    """A token shard's sample as video, from 1, 2, … all of its levels: each (T, H, W, 3).
+    """Decode a token shard's sample from its first 1, 2, … levels: a video (T, H, W, 3) for each.
 
-    `weights`: the video tokenizer's, where the manifest beside the shard does not name it any more. Raises ConfigError.
+    `weights`: the video tokenizer's, if they have moved since tokenizing. Raises ConfigError.
     """
     import torch
 
@@ -89,15 +87,15 @@ def decode_sample(shard: Path, key: str, weights: Path | None = None) -> list[Fr
 
     sample = next((sample for sample in _token_samples(shard) if sample.key == key), None)
     if sample is None:
-        raise ConfigError(f"{shard}: no sample of the key '{key}'; `hitvideo inspect {shard}` lists them")
+        raise ConfigError(f"{shard}: no sample has the key '{key}'; `hitvideo inspect {shard}` lists them")
     if not shard.with_name(MANIFEST).is_file():
-        raise ConfigError(f"{shard}: there is no {MANIFEST} beside it to tell its video tokenizer; finish tokenizing first")
+        raise ConfigError(f"{shard}: no {MANIFEST} next to it, which names its video tokenizer; finish tokenizing first")
     manifest = TokenDataset(shard.with_name(MANIFEST)).manifest
     known = manifest["video_tokenizer"]
     weights = weights or Path(known["weights"])
     if weights_fingerprint(weights) != known["fingerprint"]:
         raise ConfigError(f"{weights} is another video tokenizer than {shard} was made with; give --weights DIR")
-    tokenizer, _ = load_video_tokenizer(weights)
+    video_tokenizer, _ = load_video_tokenizer(weights)
     codes = [torch.from_numpy(indices.astype(np.int64))[None] for indices in sample.codes]
     frames = manifest["buckets"][sample.bucket]["video"]["frames"]
-    return [to_uint8(tokenizer.decode(codes[:k], frames)[0].numpy()) for k in range(1, len(codes) + 1)]
+    return [to_uint8(video[0].numpy()) for video in video_tokenizer.decode_prefixes(codes, frames)]

@@ -1,4 +1,4 @@
-"""One HTML page of one or more runs: results, videos that play, curves, the resolved config. All of it is inside the page."""
+"""One HTML page of one or more runs, with everything inside it: results, videos that play, curves, the resolved config."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hitvideo.errors import ConfigError
 from hitvideo.files import replace_file
-from hitvideo.runs.directory import read_metrics
-from hitvideo.runs.gallery import figures, groups
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.gallery import groups
 
 CURVES = (  # title, pattern of the metrics that share the picture
     ("Loss", r"(validation_)?loss"),
@@ -41,26 +40,24 @@ pre { background: var(--soft); padding: .8rem; overflow: auto; font-size: .8rem 
 """
 
 
-def write(runs: Sequence[Path]) -> dict[str, Any]:
+def write(paths: Sequence[Path]) -> dict[str, Any]:
     """Write `report.html` into the last run's directory; returns the headline figures of all runs, and its path."""
-    for run in runs:
-        if not (run / "config.yaml").is_file():
-            raise ConfigError(f"{run}: not a run directory, it has no config.yaml")
-    out = runs[-1] / "report.html"
-    found = {name: value for run in runs for name, value in figures(run).items()}
+    runs = [RunDirectory.open(path) for path in paths]
+    out = runs[-1].report
+    found = {name: value for run in runs for name, value in run.figures().items()}
     headline: dict[str, Any] = {}
     if "reconstruction" in found:
         headline["psnr_by_prefix"] = found["reconstruction"]["psnr_by_prefix"]
     if "captions" in found:
         headline |= {name: found["captions"][name] for name in ("caption_accuracy", "chance")}
     headline["report"] = str(out)
-    started = [float((run / "started").read_text()) for run in runs if (run / "started").is_file()]
-    headline["seconds"] = round(time.time() - min(started)) if started else None
+    seconds = [taken for run in runs if (taken := run.seconds_since_start(time.time())) is not None]
+    headline["seconds"] = round(max(seconds)) if seconds else None
     replace_file(out, _page(runs))
     return headline
 
 
-def _page(runs: Sequence[Path]) -> str:
+def _page(runs: Sequence[RunDirectory]) -> str:
     title = html.escape(" · ".join(run.name for run in runs))
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>HiTVideo: {title}</title>",
@@ -69,10 +66,10 @@ def _page(runs: Sequence[Path]) -> str:
     ]
     for run in reversed(runs):
         parts.append(f"<h2>{html.escape(run.name)}</h2>")
-        parts += [_results(name, values) for name, values in figures(run).items()]
-        parts += [_group(run, group) for group in groups(run)]
+        parts += [_results(name, values) for name, values in run.figures().items()]
+        parts += [_group(run, group) for group in groups(run.path)]
         parts.append(_curves(run))
-        text = html.escape((run / "config.yaml").read_text())
+        text = html.escape(run.config.read_text())
         parts.append(f"<details><summary>Resolved config</summary><pre>{text}</pre></details>")
     return "\n".join([*parts, "</html>"])
 
@@ -93,10 +90,10 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _group(run: Path, group: dict[str, Any]) -> str:
+def _group(run: RunDirectory, group: dict[str, Any]) -> str:
     shown = []
     for video in group["videos"]:
-        content = base64.b64encode((run / "samples" / video["file"]).read_bytes()).decode()
+        content = base64.b64encode((run.samples / video["file"]).read_bytes()).decode()
         shown.append(
             f"<figure><video autoplay loop muted playsinline src='data:video/mp4;base64,{content}'></video>"
             f"<figcaption>{html.escape(video['label'])}</figcaption></figure>"
@@ -104,9 +101,8 @@ def _group(run: Path, group: dict[str, Any]) -> str:
     return f"<h3>{html.escape(group['title'])}</h3><div class='row'>{''.join(shown)}</div>"
 
 
-def _curves(run: Path) -> str:
-    path = run / "metrics.jsonl"
-    rows = read_metrics(path) if path.is_file() else []
+def _curves(run: RunDirectory) -> str:
+    rows = run.metrics()
     drawn = []
     for title, pattern in CURVES:
         names = sorted({name for row in rows for name in row if re.fullmatch(pattern, name)})

@@ -1,95 +1,131 @@
-"""One run = one directory = one resolved YAML = one MLflow run: its files, its metrics, its stop signal.
+"""The directory of one run: names every file in it and reads them.
 
     runs/NAME/
-        config.yaml     resolved            metrics.jsonl   one object per logged step
-        checkpoints/    full state          weights/        the model alone
-        samples/        pictures, videos    report.html     DONE, written last
-        heartbeats/     what each rank does     skipped.jsonl   steps left out, and their samples
-        started         seconds since 1970      meeting.json    the ranks' hosts, and how fast they are
-        STOP            touch it to stop: ranks agree at a step boundary, save, and exit 75
+        config.yaml          the resolved settings           metrics.jsonl     one object per logged step
+        checkpoints/         full training state             weights/          the model alone
+        samples/             pictures and videos             evaluation/       figures of `hitvideo evaluate`
+        text_tokenizer.model of a language model's run       report.html       made by `hitvideo report`
+        heartbeats/          what each rank is doing         skipped.jsonl     skipped steps and their samples
+        started              seconds since 1970              meeting.json      the ranks' hosts and speeds
+        mlflow_run_id        of the tracker                  DONE              written last
+        OWNER, attempts/, attempts.jsonl                     attempts of Slurm jobs (hitvideo/cluster/attempt.py)
+        STOP                 create it to stop the run: ranks agree at a step boundary, save and exit with 75
+
+One run is one directory, one resolved YAML and one MLflow run. `hitvideo.runs.writer.RunWriter` writes it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hitvideo import config
-from hitvideo.config import Section
 from hitvideo.errors import ConfigError
-from hitvideo.files import replace_file, replace_json
-from hitvideo.runs.ownership import ENVIRONMENT, refuse_if_taken_over
-from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
+from hitvideo.settings.programs import COMMANDS, RUNS, PretrainRun, RunT, TokenizeRun, VideoTokenizerRun, load_settings
 
-# What may differ between the start of a run and its continuation: none of it changes the numbers of a step.
-FREE_KEYS = (
-    "train.steps", "train.micro_batch", "train.log_every", "train.validate_every", "train.validation_batches",
-    "data.manifest", "data.blend", "data.video_shards", "data.workers",
-)  # fmt: skip
-FREE_SECTIONS = ("parallel.", "checkpoint.", "faults.", "tracking.", "cluster.", "run.root")
+if TYPE_CHECKING:
+    import torch
+
+    from hitvideo.sequence.text import TextTokenizer
 
 
 class RunDirectory:
-    """The files of one run. `writer` is the one process that writes them; the others only read."""
+    """The files of one run. Making one touches no file."""
 
-    def __init__(self, settings: VideoTokenizerRun | PretrainRun, writer: bool) -> None:
-        self.path = settings.run.directory
-        self.writer = writer
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
+        self.model_file = self.weights / "model.safetensors"
+        self.text_tokenizer_file = self.path / "text_tokenizer.model"
         self.samples = self.path / "samples"
-        self._refuse_another(settings)
-        if writer:
-            for directory in (self.checkpoints, self.samples):
-                directory.mkdir(parents=True, exist_ok=True)
-            if ENVIRONMENT not in os.environ:  # an attempt of Slurm's has done so at its beginning; a request since then counts
-                (self.path / "STOP").unlink(missing_ok=True)
-            if not (self.path / "started").is_file():
-                replace_file(self.path / "started", f"{time.time():.0f}\n")
-            replace_file(self.path / "config.yaml", config.to_yaml(settings))
+        self.evaluation = self.path / "evaluation"
+        self.heartbeats = self.path / "heartbeats"
+        self.skipped = self.path / "skipped.jsonl"
+        self.meeting = self.path / "meeting.json"
+        self.started = self.path / "started"
+        self.stop = self.path / "STOP"
+        self.done_mark = self.path / "DONE"
+        self.report = self.path / "report.html"
+        self.mlflow_run_id = self.path / "mlflow_run_id"
+        self.owner = self.path / "OWNER"
+        self.attempts = self.path / "attempts"
+        self.attempts_log = self.path / "attempts.jsonl"
 
-    def _refuse_another(self, settings: Section) -> None:
-        """A directory belongs to one run: settings that decide its numbers may not change under it."""
-        existing = self.path / "config.yaml"
-        if not existing.is_file():
-            return
-        before, now = config.flat(config.read_yaml(existing)), config.flat(settings)
-        for key in sorted(before.keys() | now.keys()):
-            if key not in FREE_KEYS and not key.startswith(FREE_SECTIONS) and before.get(key) != now.get(key):
-                raise ConfigError(
-                    f"{self.path} holds a run with {key}: {before.get(key)}, this one has {now.get(key)}; "
-                    f"choose another run.name, or remove the directory to start over"
-                )
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """An existing run. Raises ConfigError if the directory has no config.yaml."""
+        directory = cls(path)
+        if not directory.config.is_file():
+            raise ConfigError(f"{path}: not a run directory: it has no config.yaml; give runs/NAME")
+        return directory
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     @property
     def done(self) -> bool:
-        return (self.path / "DONE").is_file()
+        return self.done_mark.is_file()
 
-    def mark_done(self, step: int) -> None:
-        if self.writer:
-            refuse_if_taken_over(self.path)
-            replace_file(self.path / "DONE", f"{step}\n")
+    @cached_property
+    def settings(self) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
+        """The resolved settings. Raises ConfigError."""
+        return load_settings(self.config)
 
-    def write_meeting(self, report: dict[str, Any]) -> None:
-        """How the ranks met before the first step (hitvideo/parallel/meeting.py)."""
-        if self.writer:
-            replace_json(self.path / "meeting.json", report, indent=1)
+    def settings_as(self, kind: type[RunT]) -> RunT:
+        """The settings of a run that must be of one kind. Raises ConfigError that names the program it should come from."""
+        if not isinstance(self.settings, kind):
+            wanted = next(name for name, model in RUNS.items() if model is kind)
+            raise ConfigError(
+                f"{self.path} is a run of 'python -m {COMMANDS[self.settings.program]}'; "
+                f"give a run of 'python -m {COMMANDS[wanted]}'"
+            )
+        return self.settings
 
-    def append_metrics(self, row: dict[str, float]) -> None:
-        if self.writer:
-            refuse_if_taken_over(self.path)
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged rows; a last line cut by a kill is left out, a run without rows has none."""
+        return read_metrics(self.metrics_file) if self.metrics_file.is_file() else []
 
-    def forget_metrics_after(self, step: int) -> None:
-        """On resuming: rows of steps that a kill has undone would stand twice."""
-        path = self.path / "metrics.jsonl"
-        if self.writer and path.is_file():
-            kept = [row for row in read_metrics(path) if row["step"] <= step]
-            replace_file(path, "".join(json.dumps(row) + "\n" for row in kept))
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Results of `hitvideo evaluate` by name."""
+        return {path.stem: json.loads(path.read_text()) for path in sorted(self.evaluation.glob("*.json"))}
+
+    def seconds_since_start(self, now: float) -> float | None:
+        """Seconds from the run's first start to `now`, both since 1970."""
+        return now - float(self.started.read_text()) if self.started.is_file() else None
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """The text tokenizer of a language model's run. Raises ConfigError."""
+        from hitvideo.sequence.text import TextTokenizer
+
+        return TextTokenizer.load(self.text_tokenizer_file)
+
+    def model_weights(self) -> dict[str, torch.Tensor]:
+        """A language model's exported weights or, if training has not ended, those of the newest complete checkpoint.
+
+        Raises ConfigError if there are none, or if they are damaged.
+        """
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from hitvideo.checkpoints.listing import newest
+        from hitvideo.checkpoints.reader import Reader
+
+        if self.model_file.is_file():
+            try:
+                weights: dict[str, torch.Tensor] = load_file(self.model_file)
+                return weights
+            except (OSError, SafetensorError) as error:
+                raise ConfigError(f"{self.model_file}: damaged weights: {error}") from error
+        checkpoint = newest(self.checkpoints)
+        if checkpoint is None:
+            raise ConfigError(f"{self.path}: has neither weights nor a finished checkpoint; train it first: python -m pretrain")
+        return dict(Reader(checkpoint).weights(torch.float32))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Signs of life: what each rank does, in a file; and the end of a job whose ranks wait for each other for ever.
+"""Per-rank heartbeat files, and a watchdog that ends a hung job.
 
     runs/NAME/heartbeats/rank-00000.json       {"phase": "forward", "step": 12, "time": …, "host": …, "pid": …}
-    runs/NAME/heartbeats/rank-00000.stacks     where every thread stood when the job was found hanging
+    runs/NAME/heartbeats/rank-00000.stacks     the stacks of all threads when the job was found hanging
 
-`beat` only notes what is next; a thread writes it down every few seconds and looks for a rank that has not beaten for too
-long. Then *every* rank writes its stacks before the first one ends, because the one that is behind is seldom the one that
-notices. A rank that cannot even run this thread is ended by the C library's timer a while later.
+`beat` only notes the current phase. A thread writes it to the file every few seconds and checks how long ago it was. If one
+rank makes no progress for too long, *every* rank writes its stacks before the first one exits, because the stuck rank is
+rarely the one that detects the hang. A rank that cannot even run this thread is ended by the C library's timer a while later.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Heartbeat:
         self.beat("start", 0)
 
     def beat(self, phase: str, step: int) -> None:
-        """The rank goes over to a phase (fetch, forward, …) of a step."""
+        """Enter a phase (fetch, step, …) of a step."""
         self._now = (phase, step, time.time(), time.monotonic())
 
     def __enter__(self) -> Heartbeat:
@@ -71,7 +71,7 @@ class Heartbeat:
                     log.error("no progress for %.0f s in %s of step %d; stacks are in %s", silent, phase, step, self._stacks)
                     faulthandler.dump_traceback(stacks)
                     stacks.flush()
-                    time.sleep(pause + _GRACE_SECONDS)  # until the others have seen the alarm
+                    time.sleep(pause + _GRACE_SECONDS)  # until the other ranks have seen the alarm
                     os._exit(EXIT_HANG)
 
     def _write(self) -> None:
@@ -79,5 +79,5 @@ class Heartbeat:
         content = {"phase": phase, "step": step, "time": clock, **self._who}
         try:
             replace_file(self._file, json.dumps(content), synced=False)
-        except OSError as error:  # a full disk must not end the thread that would find a hang
+        except OSError as error:  # a full disk must not end the thread that detects hangs
             log.warning("%s: %s", self._file, error)

@@ -1,29 +1,68 @@
-"""What every program does: words, exit codes, stop."""
+"""What every program does alike: its command line, its log, its exit codes, and stopping on request."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hitvideo.errors import ConfigError
+from hitvideo.errors import HiTVideoError
 from hitvideo.runs.ownership import write_fault
 
-EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75
-"""Of every program here; stopped means resumable, and tells a job to requeue."""
+EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_HANG, EXIT_STOPPED = 0, 1, 2, 70, 75
+"""Of every program. USER: the user can fix it. HANG: ended by the watchdog. STOPPED: resumable, and a job requeues itself."""
+PACKAGES = ("hitvideo", "pretrain", "tokenize_shards")
+
+
+def show_log() -> None:
+    """Print this package's log from INFO up on standard error, other packages' from WARNING up."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def command_line(module: str, description: str | None, arguments: list[str]) -> tuple[str, list[str]]:
+    """Parse what every program takes, RUN.yaml and section.key=value words, and switch the log on."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", metavar="RUN.yaml", help="settings of this program; yaml_configs/ has examples")
+    parser.add_argument("override", nargs="*", help="section.key=value, on top of the file")
+    words = parser.parse_args(arguments)
+    show_log()
+    return words.file, words.override
+
+
+def guarded(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> None:
+    """Run a program's main and exit with its code.
+
+    A HiTVideoError or an OSError is one line and exit code 2. Any other exception is a traceback and exit code 1.
+    """
+    try:
+        sys.exit(main(sys.argv[1:] if arguments is None else arguments) or EXIT_DONE)
+    except (HiTVideoError, OSError) as error:
+        write_fault(error)
+        rank = os.environ.get("RANK", "0")
+        print(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+    except Exception as error:
+        write_fault(error)
+        raise
 
 
 class Stop:
-    """A signal or the file STOP raises a flag; the loop reads it once per step. (Under Slurm with cgroup tracking no
-    signal reaches the ranks, so the batch script touches the file.)
+    """A request to stop, by a signal or by the file STOP; the loop asks once per step.
+
+    (Under Slurm with cgroup tracking no signal reaches the ranks, so the batch script creates the file.)
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "STOP"
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._signalled = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._raise_flag)
@@ -36,31 +75,3 @@ class Stop:
     @property
     def requested(self) -> bool:
         return self._signalled or self._file.exists()
-
-
-def command_line(module: str, description: str | None, arguments: list[str]) -> tuple[str, list[str]]:
-    """What every program takes: RUN.yaml and section.key=value words."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a YAML of this program; yaml_configs/ has some")
-    parser.add_argument("override", nargs="*", help="section.key=value")
-    words = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    return words.run, words.override
-
-
-def guarded(main: Callable[[list[str]], int]) -> None:
-    """Run a program's main and exit with its code; what the user can mend is one line and exit code 2."""
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ConfigError as error:
-        write_fault(error)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
-    except Exception as error:
-        write_fault(error)
-        raise
-
-
-EXIT_HANG = 70

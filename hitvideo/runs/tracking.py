@@ -1,7 +1,7 @@
-"""MLflow off the training thread: a slow or dead server costs no step and ends no run.
+"""Tracking in MLflow, in a thread of its own: a slow or dead server delays no step and ends no run.
 
-One MLflow run for one run directory: its id is kept in `mlflow_run_id`, so a resumed run goes on in the same one. The
-resolved config is logged as parameters with dotted keys, the same columns for every run, so that runs compare.
+One run directory is one MLflow run: its id is in `mlflow_run_id`, so a resumed run continues it. The resolved settings are
+logged as parameters with dotted keys, the same columns for every run, so that runs can be compared.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Tracker:
             self._queue.put((values, step, int(time.time() * 1000)))
 
     def finish(self, outcome: str) -> None:
-        """FINISHED or KILLED (stopped, to be resumed): how the MLflow run is closed."""
+        """Set the status the MLflow run is closed with: FINISHED, or KILLED (stopped, to be resumed)."""
         self._outcome = outcome
 
     def _work(self, experiment: str, uri: str, settings: Section) -> None:
         try:
             client, run_id = self._open(experiment, uri, settings)
-        except Exception as error:  # any fault of the tracking server must leave training alone
-            log.warning("MLflow at %s is out of reach (%s): metrics go to metrics.jsonl only", uri, error)
+        except Exception as error:  # no fault of the tracking server may end training
+            log.warning("MLflow at %s cannot be reached (%s): metrics go to metrics.jsonl only", uri, error)
             self._active = False
             return
         from mlflow.entities import Metric

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hitvideo.cluster import preflight
+from hitvideo.cluster import checks, preflight
 
 
 def run(folder: Path) -> dict[str, object]:
@@ -27,11 +27,11 @@ def test_this_machine_is_fit(tmp_path: Path) -> None:
 def test_every_fault_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(preflight, "_SHARED_MEMORY", tmp_path / "absent")
+    monkeypatch.setattr(checks, "_SHARED_MEMORY", tmp_path / "absent")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert preflight.main(tmp_path, 8) == 0
     (path,) = tmp_path.glob("*.json")
     faults = json.loads(path.read_text())["faults"]
     assert len(faults) == 2
     assert faults[0].startswith("shared memory: FileNotFoundError")
-    assert faults[1] == "device: RuntimeError: 1 of 8 GPUs are visible"
+    assert faults[1] == "devices: RuntimeError: 1 of 8 GPUs are visible"

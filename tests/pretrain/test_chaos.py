@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-import pretrain.__main__ as program
-from hitvideo.checkpoints.reader import complete, damage
-from hitvideo.runs.directory import read_metrics
-from tests.pretrain.test_layouts import SMALL, TINY
-from tests.pretrain.test_resume import numbers
+from hitvideo.checkpoints.listing import complete, damage
+from pretrain.language_model import main
+from tests.pretrain.runs import SMALL, TINY, numbers
 from tests.samples import make_token_shards
 from tests.worlds import start_ranks
 
@@ -58,7 +56,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
 
     def begin(name: str) -> list[Any]:
         words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", f"run.name={name}", *SIZES, "train.steps=60"]
-        return start_ranks(program.main, 2, [*words, "checkpoint.every=2", "train.validate_every=100"])
+        return start_ranks(main, 2, [*words, "checkpoint.every=2", "train.validate_every=100"])
 
     undisturbed = begin("undisturbed")
     for process in undisturbed:
@@ -87,7 +85,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     for process in ranks:
         process.join(120)
     assert [process.exitcode for process in ranks] == [0, 0]
-    rows = [numbers(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("undisturbed", "killed")]
+    rows = [numbers(metrics(tmp_path / name)) for name in ("undisturbed", "killed")]
     assert rows[0] == rows[1]
     one, other = (load_file(tmp_path / name / "weights/model.safetensors") for name in ("undisturbed", "killed"))
     assert all(one[name].equal(other[name]) for name in one)

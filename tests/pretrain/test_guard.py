@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import pretrain.__main__ as program
 from hitvideo.checkpoints.reader import Reader
-from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.run import FaultsSection
+from pretrain import language_model_task
 from pretrain.guard import Diverged, Guard
-from pretrain.loop import Job
-from tests.pretrain.test_layouts import SMALL, TINY
-from tests.samples import make_token_shards
+from pretrain.language_model import main
+from pretrain.language_model_task import LanguageModelTask
+from tests.pretrain.runs import metrics, words
 from tests.worlds import RankError, run_ranks
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_token_shards(tmp_path_factory.mktemp("tokens"))
-
-
 def guard(tmp_path: Path, **settings: Any) -> Guard:
-    return Guard(FaultsSection(**settings), tmp_path, writer=True)
+    return Guard(FaultsSection(**settings), tmp_path / "skipped.jsonl", writer=True)
 
 
 def test_a_loss_is_bad_when_not_finite_or_far_above_the_last_ones(tmp_path: Path) -> None:
@@ -70,27 +64,21 @@ def test_it_goes_back_after_several_in_a_row_and_gives_up_after_several_times(tm
         judge.roll_back(9, to=4)
 
 
-def poisoned(words: list[str], rank: int, steps: list[int], factor: float) -> int:
+def poisoned(arguments: list[str], rank: int, steps: list[int], factor: float) -> int:
     """A run whose losses on one rank are multiplied in some steps, counted as they are run."""
-    make_job = program.make_job
+    calls = itertools.count()
 
-    def make(*arguments: Any) -> Job:
-        job = make_job(*arguments)
-        calls = iter(range(1 << 30))
+    class Poisoned(LanguageModelTask):
+        def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+            here = next(calls) // self.engine.accumulation in steps and self.engine.topology.rank == rank
+            return {name: value * (factor if here else 1.0) for name, value in super().losses(batch, step).items()}
 
-        def losses(rows: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-            here = next(calls) // job.engine.accumulation in steps and job.engine.topology.rank == rank
-            return {name: value * (factor if here else 1.0) for name, value in job.losses(rows, step).items()}
-
-        return replace(job, losses=losses)
-
-    program.make_job = make
-    return program.main(words)
+    language_model_task.LanguageModelTask = Poisoned  # type: ignore[misc]
+    return main(arguments)
 
 
-def words(tmp_path: Path, manifest: Path, *extra: str) -> list[str]:
-    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=a"]
-    return [*where, *SMALL, "checkpoint.every=1", "checkpoint.keep_last=99", *extra]
+def every_step(tmp_path: Path, manifest: Path, *extra: str) -> list[str]:
+    return words(tmp_path, manifest, "a", "checkpoint.every=1", "checkpoint.keep_last=99", *extra)
 
 
 def weights(tmp_path: Path, step: int) -> dict[str, torch.Tensor]:
@@ -115,11 +103,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_bad_loss_on_one_rank_is_left_out_on_all(
     tmp_path: Path, manifest: Path, extra: str, factor: float, reason: str
 ) -> None:
-    given = words(tmp_path, manifest, *extra.split(), "faults.spike_window=8", "train.steps=11")
+    given = every_step(tmp_path, manifest, *extra.split(), "faults.spike_window=8", "train.steps=11")
     assert run_ranks(poisoned, 2, given, 1, [9], factor) == [0, 0]
     assert same(weights(tmp_path, 9), weights(tmp_path, 10))
     assert not same(weights(tmp_path, 10), weights(tmp_path, 11))
-    rows = read_metrics(tmp_path / "a/metrics.jsonl")
+    rows = metrics(tmp_path / "a")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
     assert rows[-1]["skipped"] == 1
     (left_out,) = [json.loads(line) for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
@@ -131,15 +119,15 @@ def test_a_bad_loss_on_one_rank_is_left_out_on_all(
 
 @pytest.mark.slow
 def test_a_run_goes_back_and_on_with_other_data_and_ends(tmp_path: Path, manifest: Path) -> None:
-    given = words(tmp_path, manifest, "checkpoint.every=4", "faults.patience=2")
+    given = every_step(tmp_path, manifest, "checkpoint.every=4", "faults.patience=2")
     assert run_ranks(poisoned, 2, given, 0, [5, 6], math.nan) == [0, 0]
-    assert [row["step"] for row in read_metrics(tmp_path / "a/metrics.jsonl")] == list(range(1, 11))
+    assert [row["step"] for row in metrics(tmp_path / "a")] == list(range(1, 11))
     assert Reader(tmp_path / "a/checkpoints/step-00000010").state["guard"]["passed_over"] == 7 - 4
     left_out = [json.loads(line)["keys"] for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
     assert len(left_out) == 2
 
 
 def test_a_run_that_always_fails_ends(tmp_path: Path, manifest: Path) -> None:
-    given = words(tmp_path, manifest, "faults.patience=2", "faults.most_rollbacks=1")
+    given = every_step(tmp_path, manifest, "faults.patience=2", "faults.most_rollbacks=1")
     with pytest.raises(RankError, match=r"Diverged.*faults.most_rollbacks 1 is used up"):
         run_ranks(poisoned, 1, given, 0, list(range(2, 99)), math.nan)

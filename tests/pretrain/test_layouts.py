@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-import pretrain.__main__ as program
 from hitvideo.errors import ConfigError
 from hitvideo.ops.attention import flash_missing
 from hitvideo.parallel import layers
-from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.programs import PretrainRun, load_settings_as
-from tests.samples import ROOT, make_token_shards
-from tests.worlds import free_port, run_ranks
-
-TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
-SMALL = [
-    "llm.layers=2", "llm.width=48", "llm.heads=4", "llm.kv_heads=4", "llm.hidden=96", "llm.rope_axes=[4,4,4]",
-    "train.steps=10", "train.global_batch=8", "train.micro_batch=2", "train.log_every=1", "train.warmup_steps=2",
-    "train.clip=0.5", "tracking.enabled=false", "data.validation_samples=8", "train.validation_batches=1",
-]
-
-
-def several(runs: Sequence[Sequence[str]], ports: Sequence[int]) -> list[int]:
-    """Several runs one after the other in the same processes."""
-    codes = []
-    for words, port in zip(runs, ports, strict=True):
-        os.environ["MASTER_PORT"] = str(port)
-        codes.append(program.main(list(words)))
-    return codes
-
-
-def run_all(tmp_path: Path, manifest: Path, world: int, runs: dict[str, str]) -> dict[str, list[dict[str, float]]]:
-    """Names and the words that each run has beside SMALL's → metrics."""
-    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", *SMALL]
-    words = [[*where, f"run.name={name}", *extra.split()] for name, extra in runs.items()]
-    ports, patience = [free_port() for _ in words], 240 + 60 * len(runs)  # each run starts an engine anew
-    assert run_ranks(several, world, words, ports, timeout=patience) == [[0] * len(runs)] * world
-    return {name: read_metrics(tmp_path / name / "metrics.jsonl") for name in runs}
-
-
-def run(tmp_path: Path, manifest: Path, name: str, world: int, *extra: str) -> list[dict[str, float]]:
-    return run_all(tmp_path, manifest, world, {name: " ".join(extra)})[name]
-
-
-def compare(one: list[dict[str, float]], other: list[dict[str, float]], what: object, rel: float = 1e-5) -> None:
-    for mine, theirs in zip(one, other, strict=True):
-        for key in mine:
-            if key.startswith(("loss", "grad_norm", "validation")):
-                assert theirs[key] == pytest.approx(mine[key], rel=rel), (what, mine["step"], key)
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_token_shards(tmp_path_factory.mktemp("tokens"))
-
+from pretrain.language_model import main
+from tests.pretrain.runs import TINY, compare, metrics, run, run_all, words
+from tests.worlds import run_ranks
 
 FEW = {
     2: ["parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=selective", "parallel.zero_stage=1"],
@@ -70,8 +25,8 @@ def test_a_few_layouts_give_the_numbers_of_one_process(tmp_path: Path, manifest:
     one = run(tmp_path, manifest, "one", 1, "train.steps=5")
     assert [row["step"] for row in one] == list(range(1, 6))
     assert one[-1]["loss"] < one[0]["loss"]
-    for world, words in FEW.items():
-        runs = {f"{world}-{number}": f"train.steps=5 {extra}" for number, extra in enumerate(words)}
+    for world, layouts in FEW.items():
+        runs = {f"{world}-{number}": f"train.steps=5 {extra}" for number, extra in enumerate(layouts)}
         for name, rows in run_all(tmp_path, manifest, world, runs).items():
             compare(one, rows, runs[name])
 
@@ -113,30 +68,29 @@ def test_every_layout_over_twenty_steps(tmp_path: Path, manifest: Path, world: i
     steps = 20 if table == "grid" else 8
     one = run(tmp_path, manifest, "one", 1, f"train.steps={steps}", "parallel.zero_stage=1")
     assert sum(row["grad_norm"] > 0.5 for row in one) > steps // 2
-    words = (GRID if table == "grid" else FURTHER)[world]
-    runs = {f"layout-{number}": f"train.steps={steps} {extra}" for number, extra in enumerate(words)}
+    layouts = (GRID if table == "grid" else FURTHER)[world]
+    runs = {f"layout-{number}": f"train.steps={steps} {extra}" for number, extra in enumerate(layouts)}
     for name, rows in run_all(tmp_path, manifest, world, runs).items():
         compare(one, rows, runs[name])
 
 
-def broken(words: list[str], method: str) -> int:
+def broken(arguments: list[str], method: str) -> int:
     """Replicated weights whose gradients are not added up over the tensor-parallel ranks."""
     setattr(layers.MegatronLayers, method, lambda _self, weight: weight)
-    return program.main(words)
+    return main(arguments)
 
 
 @pytest.mark.parametrize(("method", "extra"), [("over_heads", ""), ("over_slots", "parallel.sequence=true")])
 def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, manifest: Path, method: str, extra: str) -> None:
-    words = ["parallel.tensor=2", *extra.split(), "train.steps=3"]
     one = run(tmp_path, manifest, "one", 1, "train.steps=3")
-    where = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=broken", *SMALL]
-    assert run_ranks(broken, 2, [*where, *words], method) == [0, 0]
+    arguments = words(tmp_path, manifest, "broken", "parallel.tensor=2", *extra.split(), "train.steps=3")
+    assert run_ranks(broken, 2, arguments, method) == [0, 0]
     with pytest.raises(AssertionError, match="grad_norm"):
-        compare(one, read_metrics(tmp_path / "broken/metrics.jsonl"), "broken")
+        compare(one, metrics(tmp_path / "broken"), "broken")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         ("parallel.tensor=3", "llm.heads 4 is not divisible by parallel.tensor 3"),
         ("parallel.tensor=2 parallel.context=4", r"llm.heads 4 is not divisible by parallel.tensor × parallel.context = 8"),
@@ -148,21 +102,21 @@ def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, man
         ("parallel.mics=8", "consecutive ranks"),
     ],
 )
-def test_what_does_not_compose_is_refused_with_the_reason(words: str, message: str) -> None:
+def test_what_does_not_compose_is_refused_with_the_reason(overrides: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_settings_as(PretrainRun, TINY, words.split())
+        load_settings_as(PretrainRun, TINY, overrides.split())
 
 
 @pytest.mark.slow
 def test_bf16_stays_in_a_band_around_fp32_on_every_layout(tmp_path: Path, manifest: Path) -> None:
     """bf16 has 8 bits of mantissa: 2^-8 = 0.4 % on a value; losses of ten steps stay within 1 %, norms within 5 %."""
     exact = run(tmp_path, manifest, "fp32", 1)
-    for world, words in {
+    for world, layouts in {
         1: ["parallel.zero_stage=1", "parallel.zero_stage=3"],
         2: ["parallel.zero_stage=2", "parallel.tensor=2 parallel.sequence=true", "parallel.context=2"],
         4: ["parallel.tensor=2", "parallel.tensor=2 parallel.zero_stage=1"],
     }.items():
-        runs = {f"{world}-{number}": f"train.dtype=bf16 {extra}" for number, extra in enumerate(words)}
+        runs = {f"{world}-{number}": f"train.dtype=bf16 {extra}" for number, extra in enumerate(layouts)}
         for name, rows in run_all(tmp_path, manifest, world, runs).items():
             for mine, theirs in zip(exact, rows, strict=True):
                 assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2), runs[name]
@@ -181,7 +135,7 @@ def test_flash_attention_trains_like_sdpa_on_a_gpu(tmp_path: Path, manifest: Pat
     """NCCL, bf16 and fused kernels by the same program; the band is bf16's."""
     losses = []
     for attention in ("sdpa", "flash"):
-        words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", f"run.name={attention}", *SMALL]
-        assert run_ranks(program.main, 1, [*words, "train.dtype=bf16", f"llm.attention={attention}"]) == [0]
-        losses.append([row["loss"] for row in read_metrics(tmp_path / attention / "metrics.jsonl")])
+        arguments = words(tmp_path, manifest, attention, "train.dtype=bf16", f"llm.attention={attention}")
+        assert run_ranks(main, 1, arguments) == [0]
+        losses.append([row["loss"] for row in metrics(tmp_path / attention)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

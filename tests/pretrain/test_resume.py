@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +17,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-import pretrain.__main__ as program
 from hitvideo.checkpoints.export import export_weights
-from hitvideo.checkpoints.reader import Division, Reader, complete, damage, step_of
+from hitvideo.checkpoints.listing import complete, damage, step_of
+from hitvideo.checkpoints.reader import Division, Reader
 from hitvideo.commands import cli
 from hitvideo.errors import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.rope import rotation
-from hitvideo.runs.directory import read_metrics
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.program import EXIT_STOPPED
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_settings_as
-from pretrain.loop import Job
-from tests.pretrain.test_layouts import SMALL, TINY, compare, run
-from tests.samples import ROOT, make_token_shards
+from pretrain import language_model_task
+from pretrain.language_model import main
+from pretrain.language_model_task import LanguageModelTask
+from tests.pretrain.runs import SMALL, TINY, compare, half_done, metrics, numbers, run, words
+from tests.samples import ROOT
 from tests.worlds import RankError, run_ranks
 
 EVERY = ["checkpoint.every=5", "checkpoint.keep_last=4"]
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_token_shards(tmp_path_factory.mktemp("tokens"))
-
-
-def half_done(finished: Path, name: str, step: int) -> None:
-    """The directory as a kill after a step would have left it, with later rows that no checkpoint covers."""
-    copy = finished.with_name(name)
-    shutil.copytree(finished, copy)
-    (copy / "DONE").unlink()
-    shutil.rmtree(copy / "weights")
-    for path in complete(copy / "checkpoints"):
-        if step_of(path) > step:
-            shutil.rmtree(path)
-    (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace(f"name: {finished.name}", f"name: {name}"))
-    rows = read_metrics(copy / "metrics.jsonl")[: step + 2]
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def numbers(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k.startswith(("step", "loss", "grad_norm", "validation"))} for row in rows]
 
 
 def weights(run_directory: Path) -> dict[str, torch.Tensor]:
@@ -139,32 +116,27 @@ def test_the_newest_and_the_milestones_are_kept(tmp_path: Path, manifest: Path) 
     assert [step_of(path) for path in complete(tmp_path / "a/checkpoints")] == [2, 4, 5]
 
 
-def on_a_full_disk(words: list[str], full: range) -> int:
+def on_a_full_disk(arguments: list[str], full: range) -> int:
     """A run that cannot write files of more than 20 kB in some steps; the system refuses them as on a full disk."""
-    make_job = program.make_job
 
-    def make(*arguments: Any) -> Job:
-        job = make_job(*arguments)
-
-        def set_lr(step: int) -> float:
+    class OnAFullDisk(LanguageModelTask):
+        def set_lr(self, step: int) -> float:
             limit = 20_000 if step in full else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            return job.set_lr(step)
+            return super().set_lr(step)
 
-        return replace(job, set_lr=set_lr)
-
-    program.make_job = make
-    return program.main(words)
+    language_model_task.LanguageModelTask = OnAFullDisk  # type: ignore[misc]
+    return main(arguments)
 
 
 def test_a_full_disk_costs_a_checkpoint_and_no_step(tmp_path: Path, manifest: Path) -> None:
     straight = run(tmp_path, manifest, "straight", 1)
-    words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", *SMALL, "checkpoint.every=3", "checkpoint.keep_last=9"]
-    assert run_ranks(on_a_full_disk, 2, [*words, "run.name=a"], range(5, 8)) == [0, 0]
-    compare(straight, read_metrics(tmp_path / "a/metrics.jsonl"), "full in between")
+    often = ["checkpoint.every=3", "checkpoint.keep_last=9"]
+    assert run_ranks(on_a_full_disk, 2, words(tmp_path, manifest, "a", *often), range(5, 8)) == [0, 0]
+    compare(straight, metrics(tmp_path / "a"), "full in between")
     assert [step_of(path) for path in complete(tmp_path / "a/checkpoints")] == [3, 9, 10]
     with pytest.raises(RankError, match=r"state after step 10 could not be written; free some space and start again"):
-        run_ranks(on_a_full_disk, 1, [*words, "run.name=b", "checkpoint.patience_seconds=0"], range(8, 10))
+        run_ranks(on_a_full_disk, 1, words(tmp_path, manifest, "b", *often, "checkpoint.patience_seconds=0"), range(8, 10))
     assert [step_of(path) for path in complete(tmp_path / "b/checkpoints")] == [3, 6]
     assert not list((tmp_path / "b/checkpoints").glob("*.partial*"))
 
@@ -198,7 +170,8 @@ def test_exported_weights_are_those_of_the_run_and_load_into_transformers(
     assert all(ours[name].equal(exported[name]) for name in ours)
     folder = tmp_path / "llama"
     folder.mkdir()
-    export_weights(tmp_path / "a", folder / "model.safetensors", "llama")
+    run_a = RunDirectory(tmp_path / "a")
+    export_weights(complete(run_a.checkpoints)[-1], run_a.settings, folder / "model.safetensors", "llama")
     theirs, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
@@ -211,23 +184,26 @@ def test_exported_weights_are_those_of_the_run_and_load_into_transformers(
     torch.testing.assert_close(model.trunk(x, turn, turn), hidden, atol=1e-5, rtol=1e-5)
 
 
-def remembering(words: list[str]) -> list[dict[str, int]]:
-    """A run whose job remembers something; returns what it was given on resuming."""
+def remembering(arguments: list[str]) -> list[dict[str, int]]:
+    """A run whose task has a state of its own; returns what it was given on resuming."""
     given: list[dict[str, int]] = []
-    make_job = program.make_job
 
-    def make(*arguments: Any) -> Job:
-        return replace(make_job(*arguments), state=lambda: {"rounds": 7}, load_state=given.append)
+    class Remembering(LanguageModelTask):
+        def state(self) -> dict[str, Any]:
+            return {"rounds": 7}
 
-    program.make_job = make
-    assert program.main(words) == 0
+        def load_state(self, state: dict[str, Any]) -> None:
+            given.append(state)
+
+    language_model_task.LanguageModelTask = Remembering  # type: ignore[misc]
+    assert main(arguments) == 0
     return given
 
 
-def test_what_a_job_remembers_comes_back(tmp_path: Path, manifest: Path) -> None:
-    words = [TINY, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=a", *SMALL, *EVERY]
-    assert run_ranks(remembering, 1, [*words, "train.steps=2"]) == [[]]
-    assert run_ranks(remembering, 1, [*words, "train.steps=4"]) == [[{"rounds": 7}]]
+def test_what_a_task_comes_back(tmp_path: Path, manifest: Path) -> None:
+    arguments = words(tmp_path, manifest, "a", *EVERY)
+    assert run_ranks(remembering, 1, [*arguments, "train.steps=2"]) == [[]]
+    assert run_ranks(remembering, 1, [*arguments, "train.steps=4"]) == [[{"rounds": 7}]]
 
 
 def start(words: list[str]) -> subprocess.Popen[bytes]:
@@ -236,7 +212,7 @@ def start(words: list[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_for_step(path: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    while not (path.is_file() and (rows := read_metrics(path)) and rows[-1]["step"] >= step):
+    while not (path.is_file() and (rows := metrics(path.parent)) and rows[-1]["step"] >= step):
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         time.sleep(0.02)
 
@@ -265,7 +241,7 @@ def test_stopped_by_signal_by_file_and_killed_ends_like_undisturbed(tmp_path: Pa
     process.wait()
     assert not (directory / "DONE").exists()
     assert start(words("disturbed")).wait() == 0
-    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("undisturbed", "disturbed")]
+    rows = [metrics(tmp_path / name) for name in ("undisturbed", "disturbed")]
     last = [{row["step"]: row for row in numbers(r)}[60] for r in rows]
     assert last[0]["loss"] == last[1]["loss"]
     one, other = (load_file(tmp_path / name / "weights/model.safetensors") for name in ("undisturbed", "disturbed"))

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import pretrain.video_tokenizer as program
 from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.video_tokenizer.weights import load_video_tokenizer
-from pretrain.video_tokenizer_objective import perceptual_of
+from pretrain.video_tokenizer import main
+from pretrain.video_tokenizer_objective import load_perceptual
+from pretrain.video_tokenizer_task import clip_cost
 from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
 
@@ -36,7 +37,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(tmp_path: Path, shards: Path, name: str, world: int = 1, *extra: str) -> list[dict[str, float]]:
     words = [TINY, f"data.video_shards={shards}", f"run.root={tmp_path}", f"run.name={name}", *WORDS, *extra]
-    assert run_ranks(program.main, world, words) == [0] * world
+    assert run_ranks(main, world, words) == [0] * world
     return read_metrics(tmp_path / name / "metrics.jsonl")
 
 
@@ -98,7 +99,7 @@ def test_a_kill_in_the_adversarial_phase_changes_nothing(tmp_path: Path, shards:
 
 def test_no_lpips_weights_is_said(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = load_settings_as(VideoTokenizerRun, TINY, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
-    assert perceptual_of(settings, torch.device("cpu")) is None
+    assert load_perceptual(settings, torch.device("cpu")) is None
     assert "goes on WITHOUT the perceptual loss" in caplog.text
 
 
@@ -212,7 +213,7 @@ def test_zero_stages_agree_on_two_ranks(tmp_path: Path, shards: Path) -> None:
 
 def test_a_clip_costs_by_its_phase() -> None:
     """48×64 in the second phase, 32×32 in the first: three times as many cells, and work."""
-    settings = load_settings_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "video.height=32", "video.width=32"])
-    first, second = (program.cost_by_step(settings)(step) for step in (3, 4))
+    settings = load_settings_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "clip.height=32", "clip.width=32"])
+    first, second = (clip_cost(settings, settings.clip_in(phase)) for phase in settings.schedule)
     assert second.tokens == 3 * first.tokens
     assert second.flops == pytest.approx(3 * first.flops, rel=1e-3)

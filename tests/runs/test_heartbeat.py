@@ -8,20 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-import pretrain.__main__ as program
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.heartbeat import Heartbeat
 from hitvideo.runs.program import EXIT_HANG
 from hitvideo.settings.run import FaultsSection
-from pretrain.loop import Job
-from tests.pretrain.test_layouts import SMALL, TINY
+from pretrain import language_model_task
+from pretrain.language_model import main
+from pretrain.language_model_task import LanguageModelTask
+from tests.pretrain.runs import SMALL, TINY
 from tests.samples import ROOT, make_token_shards
 from tests.worlds import start_ranks
 
@@ -37,22 +36,17 @@ def test_the_file_says_what_the_rank_does(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "rank-00003.json").read_text())["phase"] == "step"
 
 
-def fall_asleep(words: list[str]) -> int:
+def fall_asleep(arguments: list[str]) -> int:
     """Rank 1 never comes back from the forward of step 3."""
-    make_job = program.make_job
 
-    def make(*arguments: Any) -> Job:
-        job = make_job(*arguments)
-
-        def losses(rows: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-            if step == 3 and job.engine.topology.rank == 1:
+    class Asleep(LanguageModelTask):
+        def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+            if step == 3 and self.engine.topology.rank == 1:
                 time.sleep(1000)
-            return job.losses(rows, step)
+            return super().losses(batch, step)
 
-        return replace(job, losses=losses)
-
-    program.make_job = make
-    return program.main(words)
+    language_model_task.LanguageModelTask = Asleep  # type: ignore[misc]
+    return main(arguments)
 
 
 def words(tmp_path: Path) -> list[str]:

@@ -55,9 +55,9 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 def undisturbed(words: list[str], world: int) -> None:
     """The same layout without Slurm: ranks with the environment that torchrun gives them."""
-    import pretrain.__main__ as program
+    from pretrain.language_model import main
 
-    assert run_ranks(program.main, world, ["yaml_configs/pretrain/7b.yaml", *words]) == [0] * world
+    assert run_ranks(main, world, ["yaml_configs/pretrain/7b.yaml", *words]) == [0] * world
 
 
 def test_the_7b_script_itself(cluster: Cluster, manifest: Path, tmp_path: Path) -> None:
