@@ -1,4 +1,4 @@
-"""What the video tokenizer is trained on, as one module: what the engine calls.
+"""The video tokenizer with its losses, as the one module that the engine calls.
 
     video → tokenizer → reconstruction ─┬─▶ distances to the video: l1, l2, log l2, LPIPS
                                         ├─▶ losses of the codes: entropy, commitment, residual
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Objective(nn.Module):
-    """The tokenizer with its losses. Parameters: `video_tokenizer.…` and, where a phase is adversarial, `discriminator.…`."""
+    """The tokenizer with its losses. Parameters: `video_tokenizer.…` and, if a phase is adversarial, `discriminator.…`."""
 
     def __init__(self, settings: VideoTokenizerRun) -> None:
         super().__init__()
@@ -41,30 +41,30 @@ class Objective(nn.Module):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Prefixes of the parameters' names that a phase can freeze by themselves: encoder and quantizer stand first."""
+        """Prefixes of parameter names that a phase can freeze separately: encoder and quantizer come first."""
         tokenizer = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
         return (*tokenizer, "discriminator") if self.settings.loss.adversarial.weight else tokenizer
 
     def frozen(self, place: Place) -> tuple[str, ...]:
-        """The parts that keep their weights in a phase."""
+        """The parts whose weights do not change in a phase."""
         still = self.parts[:2] if place.phase.train == "decoder" else ()
         return still if place.phase.adversarial else (*still, *self.parts[3:])
 
     def forward(
         self, video: Tensor, prefix: Tensor, step: int, place: Place, perceptual: LPIPS | None = None
     ) -> dict[str, Tensor]:
-        """video (B, 3, T, H, W) and the levels each clip keeps (B,) → scalars; `loss` is minimised.
+        """video (B, 3, T, H, W) and how many levels each clip keeps (B,) → scalars; `loss` is minimised.
 
-        In a phase that is not `quantized` the losses of the codes are logged but do not count.
+        In a phase that is not `quantized` the losses of the codes are logged but not minimised.
         """
-        section, phase = self.settings.loss, place.phase
+        loss_settings, phase = self.settings.loss, place.phase
         reconstruction = self.video_tokenizer(video.to(next(self.parameters()).dtype), prefix)
         output, target = reconstruction.video.float(), video.float()
-        near, codes = distances(output, target, section, perceptual), code_losses(reconstruction, section, step)
+        near, codes = distances(output, target, loss_settings, perceptual), code_losses(reconstruction, loss_settings, step)
         loss = near["distance"] + codes["codes"] * phase.quantized
         losses = {**near, **codes}
         if phase.adversarial:
-            game = adversarial_loss(self.discriminator, output, target, near["distance"], self.lecam, section.adversarial)
+            game = adversarial_loss(self.discriminator, output, target, near["distance"], self.lecam, loss_settings.adversarial)
             loss, losses = loss + game.loss, {**losses, **game.logged}
         use = code_use(reconstruction.codes, [level.num_bits for level in self.settings.hierarchy.levels])
         return {"loss": loss, **losses, **use}
@@ -73,12 +73,11 @@ class Objective(nn.Module):
     def prefixes(self, video: Tensor) -> dict[str, Tensor]:
         """PSNR in dB with the first 1, 2, … levels."""
         codes = self.video_tokenizer.encode(video.to(next(self.parameters()).dtype))
-        levels = range(1, len(codes) + 1)
-        decoded = {k: self.video_tokenizer.decode(codes[:k], video.shape[2]) for k in levels}
-        return {f"psnr_first_{k}": psnr(decoded[k].float(), video).mean() for k in levels}
+        decoded = self.video_tokenizer.decode_prefixes(codes, video.shape[2])
+        return {f"psnr_first_{k}": psnr(prefix.float(), video).mean() for k, prefix in enumerate(decoded, 1)}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the weights."""
+        """What a checkpoint keeps besides the weights."""
         return {"lecam": self.lecam.anchors.tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -87,18 +86,18 @@ class Objective(nn.Module):
 
 
 def load_perceptual(settings: VideoTokenizerRun, device: torch.device) -> LPIPS | None:
-    """LPIPS with the run's weights. It stands outside the objective: its weights are not the run's to train or save."""
-    section = settings.loss.perceptual
-    if not section.weight:
+    """LPIPS with the given weights. It is not part of the objective, because the run must not train or save its weights."""
+    perceptual = settings.loss.perceptual
+    if not perceptual.weight:
         return None
-    if section.weights is None:
+    if perceptual.weights is None:
         log.warning(
-            "loss.perceptual.weight is %g but loss.perceptual.weights is not set: training goes on WITHOUT the perceptual "
+            "loss.perceptual.weight is %g but loss.perceptual.weights is not set: training continues WITHOUT the perceptual "
             "loss; give the folder of the VGG-16 and LPIPS files, or set the weight to 0",
-            section.weight,
+            perceptual.weight,
         )
         return None
-    return load_lpips(Path(section.weights), device)
+    return load_lpips(Path(perceptual.weights), device)
 
 
 def _mean_over_ranks(values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Division(NamedTuple):
 
 
 class Reader:
-    """The tensors of a checkpoint, whole or in part, on one CPU. Needs no process group."""
+    """The tensors of one checkpoint. Raises ConfigError if it is damaged or lacks what is asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,6 +41,7 @@ class Reader:
 
     @property
     def names(self) -> list[str]:
+        """Names of the parameters."""
         return list(self.state["parameters"])
 
     @property
@@ -49,7 +50,7 @@ class Reader:
         return bool(self.state.get("averaged", False))
 
     def shape(self, name: str) -> list[int]:
-        """Of the undivided parameter."""
+        """Shape of the undivided parameter."""
         if name not in self.state["parameters"]:
             raise ConfigError(f"{self.path}: has no parameter '{name}'; it is a checkpoint of another model")
         shape: list[int] = self.state["parameters"][name][0]
@@ -66,7 +67,7 @@ class Reader:
     def part(self, name: str, kind: str, division: Division, rank: int, offset: int, length: int) -> torch.Tensor:
         """Elements offset … offset + length of the flattened share that a tensor-parallel rank has in this division.
 
-        Only what is asked for is read, but for a matrix divided otherwise along its second dimension, which is read whole.
+        Only these are read, except if the checkpoint divides a matrix differently along its second dimension: then all of it.
         """
         written, numel = self._written(name), torch.Size(self.shape(name)).numel()
         if division.dim <= 0 and written.dim <= 0:  # both cut the flattened parameter into runs
@@ -83,7 +84,7 @@ class Reader:
         return share.flatten()[offset : offset + length]
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every undivided weight, averaged where the run averages: what `weights/` is exported from."""
+        """Every undivided weight, or its average if the run keeps one: what `weights/` is exported from."""
         for name in self.names:
             yield name, self.full(name, AVERAGE if self.averaged else WEIGHT).to(dtype)
 
@@ -107,6 +108,6 @@ class Reader:
             try:
                 self._files[file] = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
-                mend = f"remove {self.path} to resume from the one before"
-                raise ConfigError(f"{file}: damaged checkpoint: {error}; {mend}") from error
+                fix = f"remove {self.path} to resume from the one before"
+                raise ConfigError(f"{file}: damaged checkpoint: {error}; {fix}") from error
         return self._files[file]

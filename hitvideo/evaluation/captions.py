@@ -1,4 +1,4 @@
-"""Whether generated videos show what their captions say."""
+"""Whether generated videos show what their captions say, on moving shapes, where pixels give the attributes back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hitvideo.runs.gallery import save_videos
 
 
 def show_guidance(generator: Generator, prompts: Sequence[str], sampling: Sampling, run: Path) -> None:
-    """The same prompts without guidance, with it, and as a storyboard of level 0, into the run's gallery."""
+    """Save the same prompts without guidance, with it, and as a storyboard of level 0 in the run's gallery."""
     kinds = (
         ("1", "Without guidance", 1.0, None),
         ("2", f"Guidance {sampling.guidance:g}", sampling.guidance, None),
@@ -30,7 +30,7 @@ def show_guidance(generator: Generator, prompts: Sequence[str], sampling: Sampli
 def caption_accuracy(
     generator: Generator, num: int, sampling: Sampling, seed: int, progress: Callable[[int], object] | None = None
 ) -> tuple[dict[str, Any], list[str], list[np.ndarray]]:
-    """Generate for `num` moving-shapes captions and read the attributes back; returns scores, prompts and videos."""
+    """Generate for `num` captions of moving shapes and read the attributes back; returns scores, prompts and videos."""
     truth = [scene for _, scene, _ in scenes.scenes(num, seed, "1")]
     prompts = [scenes.caption(scene) for scene in truth]
     videos = generator.videos(prompts, sampling, seed=seed, progress=progress)

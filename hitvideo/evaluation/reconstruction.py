@@ -1,7 +1,6 @@
-"""How good it is: reconstruction by prefix of levels, and whether generated videos show what their captions say.
+"""How well a video tokenizer reconstructs: quality, bits and codes in use by prefix of levels, and H.264 at the same bits.
 
-What the figures mean stands in `metrics.py`. H.264 at the same number of bits stands beside the reconstructions as the
-outside reference. Captions are judged on moving shapes, where the attributes can be read back from the pixels.
+hitvideo/metrics/distances.py defines the figures. H.264 is the outside reference.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr, ssim
 from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import LPIPS
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.gallery import save_videos
 from hitvideo.video.encode import contact_sheet
 from hitvideo.video.h264 import h264_at
@@ -36,7 +36,7 @@ QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
 
 @dataclass(frozen=True)
 class MetricNetworks:
-    """Networks whose weights the user gives; without them their columns are left out."""
+    """Networks whose weights the user gives; without one, its column is left out."""
 
     lpips: LPIPS | None = None
     i3d: I3D | None = None
@@ -44,20 +44,21 @@ class MetricNetworks:
 
 @torch.no_grad()
 def reconstruction(
-    tokenizer: VideoTokenizer,
+    video_tokenizer: VideoTokenizer,
     source: ClipSource,
     samples: Sequence[int],
     progress: Callable[[int], object] | None = None,
     networks: MetricNetworks = MetricNetworks(),
 ) -> dict[str, Any]:
-    """PSNR, SSIM, LPIPS and rFVD with the first 1, 2, … levels and of H.264 at all levels' bits; bits; codes in use.
+    """Encode and decode clips; returns the mean PSNR, SSIM, LPIPS and rFVD with the first 1, 2, … levels and of H.264.
 
-    `psnr_by_motion`: the same PSNR for the half of the clips with less and with more change from frame to frame.
-    `bit_balance`: of a level's bits, how near the most one-sided one comes to never changing: min(mean, 1 - mean).
-    `dead_bits`: bits that are 0 or 1 in more than 90 % of the cells.
+    `psnr_by_motion`: PSNR for the half of the clips with less, and with more, change from frame to frame.
+    `bit_balance`: min(mean, 1 - mean) of each level's most one-sided bit; 0 means that it never changes.
+    `dead_bits`: how many bits are 0 or 1 in more than 90 % of the cells. H.264 gets as many bits as all levels take.
+    Raises ConfigError if no clip can be decoded.
     """
-    device = next(tokenizer.parameters()).device
-    levels = tokenizer.hierarchy.levels
+    device = next(video_tokenizer.parameters()).device
+    levels = video_tokenizer.hierarchy.levels
     scores = Scores(networks)
     counts = [CodeCounts(level.num_bits) for level in levels]
     outside_bytes, skipped = 0, 0
@@ -70,9 +71,9 @@ def reconstruction(
             log.warning("left out of the evaluation: %s", error)
             skipped += 1
             continue
-        codes = tokenizer.encode(video)
-        shown = [tokenizer.decode(codes[: k + 1], video.shape[2]) for k in range(len(levels))]
-        outside, size = _h264(video, tokenizer.hierarchy, source.clip.fps)
+        codes = video_tokenizer.encode(video)
+        shown = list(video_tokenizer.decode_prefixes(codes, video.shape[2]))
+        outside, size = _h264(video, video_tokenizer.hierarchy, source.clip.fps)
         outside_bytes += size
         scores.add(video, [*shown, torch.from_numpy(to_unit(outside))[None].to(device)])
         for count, indices in zip(counts, codes, strict=True):
@@ -100,12 +101,12 @@ def reconstruction(
 
 
 def _h264(video: torch.Tensor, hierarchy: Hierarchy, fps: float) -> tuple[Frames, int]:
-    """What H.264 makes of (1, 3, T, H, W) at the bits of all levels, and its bytes."""
+    """(1, 3, T, H, W) through H.264 at the bits of all levels, and the size in bytes."""
     return h264_at(to_uint8(video[0].cpu().numpy()), hierarchy.bits_per_pixel * video[0, 0].numel() / 8, fps)
 
 
 class Scores:
-    """Every figure of every clip, a column for each prefix of the levels and, last, one for H.264."""
+    """Every figure of every clip: a column for each prefix of the levels, and a last one for H.264."""
 
     def __init__(self, networks: MetricNetworks) -> None:
         self._networks = networks
@@ -116,18 +117,18 @@ class Scores:
         self._features: list[list[torch.Tensor]] = []
 
     def add(self, video: torch.Tensor, shown: Sequence[torch.Tensor]) -> None:
-        """A clip (1, 3, T, H, W) and what each column makes of it."""
-        networks = {"psnr": psnr, "ssim": ssim, "lpips": self._networks.lpips}
+        """Add a clip (1, 3, T, H, W) and its reconstruction in each column."""
+        measures = {"psnr": psnr, "ssim": ssim, "lpips": self._networks.lpips}
         for name, rows in self._rows.items():
-            judge = networks[name]
-            assert judge is not None
-            rows.append([float(judge(decoded, video)) for decoded in shown])
+            measure = measures[name]
+            assert measure is not None
+            rows.append([float(measure(decoded, video)) for decoded in shown])
         self._motion.append(float(video.diff(dim=2).abs().mean()))
         if self._networks.i3d:
             self._features.append([self._networks.i3d(each)[0].cpu() for each in (video, *shown)])
 
     def means(self) -> dict[str, list[float]]:
-        """Each figure's mean over the clips, by column; `rfvd` is one figure of all of them."""
+        """Each figure's mean over the clips, by column; `rfvd` is one figure for all clips."""
         found = {name: np.mean(rows, axis=0).round(4).tolist() for name, rows in self._rows.items()}
         if self._features:
             originals, *columns = (torch.stack(features) for features in zip(*self._features, strict=True))
@@ -143,7 +144,7 @@ class Scores:
 
 
 def reconstruction_table(figures: dict[str, Any]) -> str:
-    """The figures of `reconstruction` as a table for people, a row for each prefix of levels."""
+    """The figures of `reconstruction` as a table, a row for each prefix of levels."""
     names = [name for name in QUALITY if f"{name}_by_prefix" in figures]
     rows = [("levels", "bpp", *(QUALITY[name] for name in names), "codes used", "bit balance", "dead bits")]
     for k, bpp in enumerate(figures["bpp_by_prefix"]):
@@ -156,18 +157,17 @@ def reconstruction_table(figures: dict[str, Any]) -> str:
     return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
 
 
-def show_reconstructions(tokenizer: VideoTokenizer, source: ClipSource, samples: Sequence[int], run: Path) -> None:
-    """Originals beside their reconstructions from 1, 2, … levels and H.264's, into the run's gallery, and as one PNG."""
-    device = next(tokenizer.parameters()).device
+def show_reconstructions(video_tokenizer: VideoTokenizer, source: ClipSource, samples: Sequence[int], run: Path) -> None:
+    """Save originals, their reconstructions from 1, 2, … levels and H.264's in the run's gallery, and as one PNG."""
+    device = next(video_tokenizer.parameters()).device
     sheet: list[Frames] = []
     for index in samples:
         video = source.tensor(index, 0)[None]
-        codes = tokenizer.encode(video.to(device))
+        codes = video_tokenizer.encode(video.to(device))
         rows = [("original", to_uint8(video[0].numpy()))]
-        for k in range(1, len(codes) + 1):
-            decoded = tokenizer.decode(codes[:k], video.shape[2])[0].cpu().numpy()
-            rows.append((f"level 0 … {k - 1}" if k > 1 else "level 0", to_uint8(decoded)))
-        rows.append(("H.264 of as many bytes", _h264(video, tokenizer.hierarchy, source.clip.fps)[0]))
+        for k, decoded in enumerate(video_tokenizer.decode_prefixes(codes, video.shape[2])):
+            rows.append((f"level 0 … {k}" if k else "level 0", to_uint8(decoded[0].cpu().numpy())))
+        rows.append(("H.264 of as many bytes", _h264(video, video_tokenizer.hierarchy, source.clip.fps)[0]))
         sheet += [frames for _, frames in rows]
         save_videos(run, f"reconstruction-{index}", f"Reconstruction by prefix of levels, clip {index}", rows, source.clip.fps)
-    contact_sheet(sheet, run / "samples" / "reconstruction.png")
+    contact_sheet(sheet, RunDirectory(run).samples / "reconstruction.png")

@@ -1,8 +1,7 @@
-"""Prompt → codes level by level → video, coarse to fine, with classifier-free guidance.
+"""Draws codes for prompts, level by level, coarse to fine, with classifier-free guidance.
 
-Rows of prompts are drawn together, each beside a row of the empty caption where guidance is not 1. Only the current
-level's indices are possible at a slot. Stopping after the first levels gives the storyboard: the same video, undetailed,
-before the detail is paid for.
+All prompts are drawn together; unless guidance is 1, each has a second row with the empty caption. At a slot only its own
+level's indices are possible. Stopping after the first levels gives the storyboard: the same video without its detail.
 """
 
 from __future__ import annotations

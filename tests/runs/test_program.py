@@ -49,16 +49,38 @@ def test_interrupting_twice_does_not_wait(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def start(body: str) -> subprocess.CompletedProcess[str]:
+    """A program with this main."""
+    imports = "import logging\nfrom hitvideo.runs.program import command_line, guarded\nfrom hitvideo.errors import *\n"
+    source = f"{imports}def main(words):\n  {body}\nguarded(main)"
+    return subprocess.run([sys.executable, "-c", source, "RUN.yaml"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        ("raise ConfigError('x.yaml: mend it')", 2, "error: x.yaml: mend it\n"),
+        ("raise ConfigError('x.yaml: fix it')", 2, "error: x.yaml: fix it\n"),
+        ("raise ShardError('x.tar: cut')", 2, "error: x.tar: cut\n"),
+        ("raise VideoError('corrupt', 'x.mp4: corrupt')", 2, "error: x.mp4: corrupt\n"),
+        ("open('/absent/file')", 2, "error: [Errno 2] No such file or directory: '/absent/file'\n"),
         ("return 75", 75, ""),
         ("return 0", 0, ""),
     ],
 )
 def test_exit_codes(body: str, code: int, message: str) -> None:
-    imports = "from hitvideo.runs.program import guarded\nfrom hitvideo.errors import ConfigError\n"
-    source = f"{imports}def main(words):\n  {body}\nguarded(main)"
-    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = start(body)
     assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_anything_else_is_a_traceback_and_exit_code_1() -> None:
+    for error in ("ValueError", "RuntimeError", "AssertionError"):
+        done = start(f"raise {error}('a bug')")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert done.stderr.endswith(f"{error}: a bug\n")
+
+
+def test_info_is_shown_and_other_packages_are_not() -> None:
+    log = "[logging.getLogger(name).info('hello from %s', name) for name in ('hitvideo.x', 'pretrain.y', 'urllib3')]"
+    done = start(f"command_line('program', None, words); {log}")
+    assert done.stderr.splitlines() == ["INFO hitvideo.x: hello from hitvideo.x", "INFO pretrain.y: hello from pretrain.y"]
