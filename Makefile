@@ -1,15 +1,15 @@
-# make demo   see it work: train a video tokenizer, tokenize, pretrain on two processes, generate, report (about 12 minutes)
+# make demo   train a video tokenizer, tokenize, pretrain on two processes, generate and report (about 12 minutes on two cores)
 # make test   every test that this machine can run, and lint;   make test-fast   the quick ones
-# Each sets up .venv/ by itself; it needs Python ≥ 3.11, make and a compiler.
+# Each sets up .venv/ by itself. Needed: Python ≥ 3.11, make and a C++ compiler.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := demo
 EXPERIMENT := runs/levels
-OVER ?=# overrides for the demo's programs, as in make demo OVER="train.steps=50"
+OVER ?=# overrides for the demo's training programs: make demo OVER="train.steps=50"
 
-# DeepSpeed must not build CUDA ops, nor look for a GPU's runtime to do so.
+# Keeps DeepSpeed from building CUDA ops, and from looking for a GPU runtime to build them with.
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -17,14 +17,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 venv: $(READY)
 
-# torch first and pinned: any other package's open range would pull gigabytes of CUDA on a CPU machine.
+# Install the pinned torch first: another package's open version range would pull gigabytes of CUDA onto a CPU machine.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
 	touch $@
 
-# A real Slurm cluster for the tests, where this is root on Debian; elsewhere they skip and say what is missing.
+# Installs Slurm for the cluster tests if this is root on Debian. Otherwise those tests skip and name what is missing.
 SLURM := slurmctld slurmd slurm-client munge iproute2
 slurm:
 	command -v slurmctld >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
@@ -43,7 +43,7 @@ lint: $(READY)
 bench: $(READY)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python -m $$(echo $${bench%.py} | tr / .) || exit 1; done
 
-# The whole path, by the commands a user types. Run it again and it goes on where it stopped; `rm -r demo` starts over.
+# The whole path, with the commands a user types. A second call continues where the first stopped; `rm -r demo` starts over.
 demo: $(READY)
 	test -d $(DEMO)/shards || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 4000 --seed 1 --objects 1
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
@@ -60,8 +60,8 @@ demo: $(READY)
 	    --guidance 3 --temperature 0.7
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
 
-# The tokenizer's experiments, on moving shapes and on your own captioned clips (a folder, or a TSV with file and caption), and
-# their tables in README.md: make experiment-levels [CLIPS=SRC]. About two hours on two cores; run it again and it goes on.
+# Video tokenizer experiments on moving shapes and on your own captioned clips (a folder, or a TSV with columns file and caption);
+# writes the tables of experiments/RESULTS.md. make experiment-levels [CLIPS=SRC] takes about two hours on two cores, resumable.
 experiment-levels: $(READY)
 	$(BIN)/python experiments/levels.py $(EXPERIMENT) shapes
 	test -z "$(CLIPS)" || $(BIN)/python experiments/levels.py $(EXPERIMENT) clips "$(CLIPS)"

@@ -1,9 +1,9 @@
-"""Training step on two processes: our engine (DeepSpeed ZeRO-3) against torch's FSDP2, the same model, data and optimizer.
+"""Benchmark of a training step on two processes: our engine (DeepSpeed ZeRO-3) against torch's FSDP2.
 
     python -m benchmarks.fsdp2
 
-Both are timed in turn in one process group, fp32 (gloo on CPUs; on GPUs NCCL, two of them). Prints seconds a step of each and
-the ratio of their tokens per second.
+Both train the same model on the same row with AdamW, timed in turn in one process group, in fp32 (gloo on CPUs, NCCL on two
+GPUs). Prints seconds per step of each and the ratio of their tokens per second.
 """
 
 from __future__ import annotations
@@ -75,5 +75,5 @@ def measure() -> tuple[dict[str, float], int]:
 if __name__ == "__main__":
     medians, slots = run_ranks(measure, 2, timeout=1200)[0]
     for side, median in medians.items():
-        print(f"{side:7} {median:.3f} s a step")
+        print(f"{side:7} {median:.3f} s per step")
     print(f"2 processes, {slots} slots each, tokens/s ZeRO-3 : FSDP2 = {medians['fsdp2'] / medians['zero-3']:.2f} : 1")

@@ -1,9 +1,9 @@
-"""Training step of our language model against Hugging Face's Llama with torch AdamW: same trunk, length and vocabulary.
+"""Benchmark of a training step: our language model against Hugging Face's Llama of the same trunk, length and vocabulary.
 
     python -m benchmarks.llama
 
-Both are timed in turn in one process, fp32, on whatever device there is. Ours computes the head of a level only on its own
-slots; Llama's computes all logits everywhere. Prints seconds a step of each and the ratio of tokens per second.
+Both use torch's fused AdamW and are timed in turn in one process, in fp32, on a GPU if there is one. Our head computes each
+level's logits only on that level's slots; Llama's computes all logits on every slot. Prints seconds per step and the ratio.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Loss:
 
 
 def build(device: torch.device) -> tuple[Loss, LanguageModel, int]:
-    """Our model, the loss of one row, and the row's slots."""
+    """Returns the loss of one row, our model, and the number of slots."""
     levels = tuple(Level(down=down, num_bits=10) for down in ((16, 32, 32), (8, 16, 16), (4, 8, 8)))
     hierarchy = Hierarchy(levels=levels)
     layout = SequenceLayout(Vocab(TEXT, hierarchy), hierarchy, Extent(16, 128, 128), WINDOW)
-    section = LLMSection(layers=LAYERS, width=WIDTH, heads=HEADS, kv_heads=HEADS, hidden=HIDDEN, rope_axes=(16, 24, 24))
-    model = LanguageModel(section, layout)
+    llm = LLMSection(layers=LAYERS, width=WIDTH, heads=HEADS, kv_heads=HEADS, hidden=HIDDEN, rope_axes=(16, 24, 24))
+    model = LanguageModel(llm, layout)
     initialize(model, WIDTH, LAYERS, seed=0)
     rng = np.random.default_rng(0)
     codes = [rng.integers(0, 1024, grid) for grid in layout.grids]
@@ -81,7 +81,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, (_, model) in sides.items():
-        print(f"{name:6} {sum(p.numel() for p in model.parameters()) / 1e6:6.1f} M parameters  {medians[name]:.3f} s a step")
+        print(f"{name:6} {sum(p.numel() for p in model.parameters()) / 1e6:6.1f} M parameters  {medians[name]:.3f} s per step")
     print(f"{length} slots, tokens/s ours : llama = {medians['llama'] / medians['ours']:.2f} : 1")
 
 

@@ -1,12 +1,11 @@
-"""The loader against plain webdataset, litdata and a Megatron-style bin + idx: tokens per second, start-up, a billion samples.
+"""Benchmark of the loader against plain webdataset, litdata and a Megatron-style bin + idx; start-up; a billion samples.
 
     python -m benchmarks.loader [SAMPLES] [FOLDER]
 
-All sides hold the same samples (3,264 uint16 indices and a caption each), are read by one thread in turn in one process,
-warm, and give the same thing: int64 tensors (8, 3264) and their captions. Ours, with every checksum verified, and the
-Megatron-style reader follow the same order of samples. webdataset streams; litdata is read by index, in that order. litdata
-is left out where it is not installed (`pip install --no-deps litdata obstore tifffile boto3 botocore s3transfer jmespath`: its
-torchvision is a CUDA build).
+All sides hold the same samples (3,264 uint16 indices and a caption each) and return int64 tensors (8, 3264) and captions. One
+thread reads them in turn in one process, from a warm cache. Ours (which verifies every checksum), the Megatron-style reader and
+litdata read the same order of samples; webdataset streams. litdata is optional: `pip install --no-deps litdata obstore tifffile
+boto3 botocore s3transfer jmespath` (--no-deps because its torchvision is a CUDA build).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from hitvideo.data.token_shards import TokenDataset
 
 GRIDS = ((1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16))  # the paper's: 3,264 tokens
 TOKENS = sum(int(np.prod(grid)) for grid in GRIDS)
-PER_SHARD, GLOBAL, MICRO, BLOCK, ROUNDS = 1000, 256, 8, 256, 5
+PER_SHARD, GLOBAL, MICRO, READ_TOGETHER, ROUNDS = 1000, 256, 8, 256, 5
 
 Batch = tuple[torch.Tensor, list[str]]
 
@@ -63,7 +62,7 @@ def write_ours(out: Path, samples: int, grids: tuple[tuple[int, int, int], ...] 
 
 
 def start_up(folder: Path, samples: int = 100_000) -> None:
-    """From the manifest's path to a sample in the middle; what opening costs does not depend on the samples' size."""
+    """Time from a manifest's path to one sample in the middle. Small samples suffice: opening does not depend on their size."""
     manifest = write_ours(folder, samples, ((1, 2, 2),))
     start = time.perf_counter()
     first = TokenDataset(manifest).read([samples // 2])
@@ -73,7 +72,7 @@ def start_up(folder: Path, samples: int = 100_000) -> None:
 
 
 def write_megatron(out: Path, samples: int) -> None:
-    """One .bin of all codes and one of all captions, with an index of offsets: what IndexedDataset keeps."""
+    """Write one .bin of all codes, one of all captions, and an index of offsets, as Megatron's IndexedDataset does."""
     out.mkdir()
     ends = []
     with (out / "codes.bin").open("wb") as codes, (out / "text.bin").open("wb") as text:
@@ -98,8 +97,8 @@ def write_litdata(out: Path, samples: int) -> bool:
 
 
 def micro_batches(samples: int) -> Iterator[np.ndarray]:
-    """Sample numbers, in the order of a run on one rank."""
-    order = Order(samples, 0, BLOCK)
+    """Sample numbers of each micro-batch, in the order of a run on one rank."""
+    order = Order(samples, 0, READ_TOGETHER)
     for start in range(0, samples, GLOBAL):
         yield from order(np.arange(start, start + GLOBAL)).reshape(-1, MICRO)
 
@@ -119,7 +118,7 @@ def megatron(folder: Path, samples: int) -> Iterator[Batch]:
     views = memoryview(codes), memoryview(text)
     for numbers in micro_batches(samples):
         rows, captions = [], []
-        for number in numbers:  # as GPTDataset: an array per sample, then collate
+        for number in numbers:  # like GPTDataset: one array per sample, then collate
             (code_start, text_start), (code_end, text_end) = ends[number], ends[number + 1]
             row = np.frombuffer(views[0], np.uint16, (code_end - code_start) // 2, code_start)
             rows.append(torch.from_numpy(row.astype(np.int64)))
@@ -156,12 +155,12 @@ def rate(side: Callable[[], Iterator[Batch]], batches: int) -> float:
 
 
 def resident() -> float:
-    """Megabytes that this process holds."""
+    """Resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def billion(folder: Path) -> None:
-    """A made-up index of 10^6 shards and 10^9 samples; its entries are a hole in the file, read as zeros."""
+    """Open a made-up index of 10^6 shards and 10^9 samples. Its entries are a hole in a sparse file and read as zeros."""
     shards, per_shard = 1_000_000, 1000
     path = folder / "manifest.pack"
     counts = np.full((shards, 1), per_shard, np.int64)
@@ -170,7 +169,7 @@ def billion(folder: Path) -> None:
     before, start = resident(), time.perf_counter()
     data = TokenDataset(folder / "manifest.json")
     opened = time.perf_counter() - start
-    order = Order(len(data), 0, BLOCK)
+    order = Order(len(data), 0, READ_TOGETHER)
     start = time.perf_counter()
     for step in range(100):
         places = order(np.arange(step * 7_654_321_987, step * 7_654_321_987 + 1024))

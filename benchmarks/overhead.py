@@ -1,10 +1,10 @@
-"""What logging, MLflow and checkpoints cost a training step: the same run with all of them and with none, in turn.
+"""Benchmark of what logging, MLflow and checkpoints add to a training step.
 
     python -m benchmarks.overhead
 
-One process, a model of 62 M parameters. A run logs and saves as often for its step time as the shipped 1B run does: a row every
-10 steps, a checkpoint every 500 of them; here steps are timed in blocks between which only these differ. Prints the median
-step with nothing, the time that a row and a save take from the training thread, and the share of step time they cost.
+One process, a model of 62 M parameters. Times steps alone and steps while a checkpoint is written, in turn. Prints the median
+step without logging or saving, the time a row and a save take in the training thread, and the share of step time they add if
+rows and checkpoints are as frequent as in the shipped 1B run.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ def main() -> None:
         saver = Saver(directory / "checkpoints", engine, CheckpointSection(keep_last=1), "benchmark")
         meter = Meter(engine, 1)
         with Tracker(TrackingSection(), directory, RUN) as tracker:
-            figures = [block(engine, meter, loss.inputs, tracker, saver, directory, number) for number in range(ROUNDS + 1)][1:]
+            rounds = range(ROUNDS + 1)  # the first is a warm-up
+            figures = [measure(engine, meter, loss.inputs, tracker, saver, directory, number) for number in rounds][1:]
         quiet, busy, row, save = (statistics.median(column) for column in zip(*figures, strict=True))
         shared = row / RUN.train.log_every + (save + STEPS * max(busy - quiet, 0)) / RUN.checkpoint.every
         print(f"step {quiet:.3f} s; while a checkpoint is being written {busy:.3f} s")
-        print(f"taken from the training thread: a row {1e3 * row:.2f} ms, a save {1e3 * save:.1f} ms")
+        print(f"time in the training thread: a row {1e3 * row:.2f} ms, a save {1e3 * save:.1f} ms")
         often = f"a row every {RUN.train.log_every} steps and a save every {RUN.checkpoint.every}"
         print(f"{often}: {100 * shared / quiet:.2f} % of step time")
 
 
-def block(
+def measure(
     engine: Engine, meter: Meter, inputs: Any, tracker: Tracker, saver: Saver, directory: Path, number: int
 ) -> tuple[float, ...]:
-    """Seconds of a step alone, of a step beside a save under way, of a logged row, and of a save's beginning."""
+    """Seconds of a step alone, of a step during a save, of a logged row, and of starting a save."""
 
     def step() -> float:
         begin = time.perf_counter()
-        with meter.timed():
+        with meter.phase("step", number):
             losses = engine(*inputs)
             engine.backward(losses["loss"])
             meter.add(losses)

@@ -1,10 +1,10 @@
-"""The offline job's frames per second against its two ceilings: decoding alone and encoding alone.
+"""Benchmark of the offline job: its frames per second against decoding alone and encoding alone.
 
     python -m benchmarks.tokenize_job
 
-Videos of 128×128 are rendered and packed, then timed in turn, in one run: the decoding pool alone (one worker
-process), the device_tokenizer alone on clips that are in memory (one thread), and the job, which does both at once and commits.
-The job's ceiling is the slower of the two; here that is encoding.
+Renders and packs videos of 128×128, then times in turn: the decoding pool alone (one worker process), the device tokenizer
+alone on clips in memory (one thread), and the job, which does both at once and commits. The job cannot be faster than the
+slower of the two, which is encoding here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hitvideo.hierarchy import ClipShape, Hierarchy, Level
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import save_video_tokenizer
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.job import Pipeline
@@ -30,11 +31,11 @@ CLIP = ClipShape(frames=16, height=128, width=128, fps=8)
 CLIPS, PER_SHARD, BATCH, ROUNDS = 32, 16, 4, 3
 
 
-def make_run(folder: Path) -> TokenizeRun:
+def make_settings(folder: Path) -> TokenizeRun:
     hierarchy = Hierarchy(levels=(Level(down=(16, 32, 32), num_bits=12), Level(down=(8, 16, 16), num_bits=12)))
-    section = VideoTokenizerSection(patch=4, channels=(16, 16, 24, 32), latent_channels=8, blocks=1)
+    video_tokenizer = VideoTokenizerSection(patch=4, channels=(16, 16, 24, 32), latent_channels=8, blocks=1)
     torch.manual_seed(0)
-    VideoTokenizer(section, hierarchy).eval().save(folder / "weights", CLIP)
+    save_video_tokenizer(VideoTokenizer(video_tokenizer, hierarchy).eval(), folder / "weights", CLIP)
     write_moving_shapes(folder / "videos", CLIPS, 0, CLIP, "mixed", PER_SHARD)
     data = {"video_shards": str(folder / "videos"), "out": str(folder / "out"), "batch": BATCH, "workers": 1}
     weights = {"weights": str(folder / "weights")}
@@ -45,8 +46,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, DecodingPool(1, 60, 4) as pool:
         folder = Path(name)
-        run = make_run(folder)
-        device_tokenizer, shards = DeviceTokenizer(run), list_shards(str(folder / "videos"))
+        settings = make_settings(folder)
+        device_tokenizer, shards = DeviceTokenizer(settings), list_shards(str(folder / "videos"))
         work = [(shard, member, device_tokenizer.recipe) for shard in shards for member in scan(shard).samples]
         clips = [pool.submit(*item).result().clips[0] for item in work]  # also starts the worker
 
@@ -84,8 +85,8 @@ def main() -> None:
         ceiling = min(rates["decode only"], rates["encode only"])
         print(f"job : the slower of the two = {rates['job'] / ceiling:.2f} in wall time")
         alone, within = statistics.median(cpu["encode only"]), statistics.median(cpu["job"])
-        print(f"  … in CPU time of the encoding process, whatever else runs on the machine: {alone / within:.2f}")
-        print(f"the device_tokenizer is busy {100 * statistics.median(busy):.0f} % of the job's time")
+        print(f"  … in CPU time of the encoding process, which other load does not change: {alone / within:.2f}")
+        print(f"the device tokenizer is busy {100 * statistics.median(busy):.0f} % of the job's time")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Experiments that users can run again; RESULTS.md holds their tables."""

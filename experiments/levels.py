@@ -1,12 +1,12 @@
-"""The tokenizer's experiments at small scale, and their tables in the README.
+"""Small-scale experiments on the video tokenizer, and their tables in RESULTS.md.
 
     python experiments/levels.py OUT shapes [--seeds 3]    moving shapes: four levels over seeds; temporal factors
     python experiments/levels.py OUT clips SRC             your clips: one level against four; temporal factors
-    python experiments/levels.py OUT tables                write what OUT holds between the README's markers
+    python experiments/levels.py OUT tables                write the figures in OUT between the markers of RESULTS.md
 
-Every run is one of `python -m pretrain.video_tokenizer` on one core, two at a time; what is finished is not run again.
-They ask: what do levels cost at equal bits, and what does a prefix of them give? And how much does a longer cell in time
-lose, at as many bits a second, where little moves and where much does?
+`make experiment-levels` runs all three with OUT = runs/levels. Every training run is `python -m pretrain.video_tokenizer` on
+one core, two at a time; finished runs are not repeated. Questions: what do levels cost at equal bits, and what does a prefix of
+them give? How much quality does a longer cell in time lose at equal bits per second, where little moves and where much moves?
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "yaml_configs/pretrain_tokenizer"
-README = ROOT / "README.md"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 HITVIDEO = str(Path(sys.executable).with_name("hitvideo"))
 
 
 class Experiment(NamedTuple):
-    """One training run; its evaluation is on so many held-out clips."""
+    """One training run, evaluated on `held_out` clips."""
 
     name: str
     config: str
@@ -41,7 +41,7 @@ def seeds(count: int) -> list[Experiment]:
 
 
 def temporal(kind: str, config: str, side: int, bits: int, widths: tuple[int, ...], held_out: int) -> list[Experiment]:
-    """One level of cells of 2, 4 and 8 frames by `side`, with `bits` for 4 frames and as many bits a second for the others."""
+    """One level with cells of 2, 4 and 8 frames × `side`²: `bits` for 4 frames, the same bits per second for the others."""
     found = []
     for frames, channels in ((2, widths[:1] + widths[-1:]), (4, widths), (8, (*widths, widths[-1]))):
         number = bits * frames // 4
@@ -58,7 +58,7 @@ AGAINST = [Experiment(f"clips-{kind}", f"small_{kind}_level", (), 16) for kind i
 
 
 def run(experiment: Experiment, out: Path, shards: Path) -> None:
-    """Train and evaluate, or go on where it stopped."""
+    """Train and evaluate; continues where an earlier call stopped."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [f"run.root={out / 'runs'}", f"run.name={experiment.name}", f"data.video_shards={shards}", *experiment.words]
     directory = out / "runs" / experiment.name
@@ -86,7 +86,7 @@ def table(head: str, rows: list[str]) -> str:
 
 
 def against_table(out: Path) -> str | None:
-    """One level and every prefix of four, and H.264, at equal bits."""
+    """One level, every prefix of four levels, and H.264 at equal bits; None if a run is missing."""
     four, one = (figures_of(out, experiment.name) for experiment in AGAINST)
     if not four or not one:
         return None
@@ -103,7 +103,7 @@ def against_table(out: Path) -> str | None:
 
 
 def seeds_table(out: Path) -> str | None:
-    """PSNR by prefix of four levels on moving shapes, for every seed there is."""
+    """PSNR by prefix of four levels on moving shapes, one row per finished seed; None if there are none."""
     rows = []
     for seed in range(99):
         if not (found := figures_of(out, f"shapes-seed-{seed}")):
@@ -118,7 +118,7 @@ def seeds_table(out: Path) -> str | None:
 
 
 def temporal_table(out: Path) -> str | None:
-    """PSNR against the frames that a cell lasts, for the half of the clips with less and with more motion."""
+    """PSNR by frames per cell, for the half of the clips with less and with more motion; None if no run is finished."""
     rows = []
     for kind, experiments in (("moving shapes", ON_SHAPES), ("real clips", ON_CLIPS)):
         for frames, experiment in zip((2, 4, 8), experiments, strict=True):
@@ -130,14 +130,14 @@ def temporal_table(out: Path) -> str | None:
 
 
 def write_tables(out: Path) -> None:
-    """Replace the README's tables between their markers by those that OUT has the figures for."""
-    text = README.read_text()
+    """Replace the tables of RESULTS.md that `out` has figures for."""
+    text = RESULTS.read_text()
     for name, made in (("against", against_table(out)), ("seeds", seeds_table(out)), ("temporal", temporal_table(out))):
         marked = re.compile(rf"(<!-- experiment: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if made and not marked.search(text):
-            sys.exit(f"{README}: no place for the table '{name}' between <!-- experiment: {name} --> and <!-- end -->")
+            sys.exit(f"{RESULTS}: the markers of table '{name}' are missing; add <!-- experiment: {name} --> and <!-- end -->")
         text = marked.sub(lambda found, made=made: found[1] + made + "\n" + found[2], text) if made else text
-    README.write_text(text)
+    RESULTS.write_text(text)
 
 
 def main() -> None:
@@ -147,16 +147,16 @@ def main() -> None:
     what.add_parser("shapes").add_argument("--seeds", type=int, default=3)
     what.add_parser("clips").add_argument("src", help="folder of captioned videos, or a TSV")
     what.add_parser("tables")
-    words = parser.parse_args()
-    out: Path = words.out.resolve()
-    shards = out / words.what
-    if words.what == "tables":
+    arguments = parser.parse_args()
+    out: Path = arguments.out.resolve()
+    shards = out / arguments.what
+    if arguments.what == "tables":
         return write_tables(out)
     if not shards.is_dir():
         make = ["moving-shapes", str(shards), "--num", "4000", "--seed", "1", "--objects", "1"]
-        make = ["pack", words.src, str(shards), "--per-shard", "16"] if words.what == "clips" else make
+        make = ["pack", arguments.src, str(shards), "--per-shard", "16"] if arguments.what == "clips" else make
         subprocess.run([HITVIDEO, "data", *make], cwd=ROOT, check=True)
-    run_all([*AGAINST, *ON_CLIPS] if words.what == "clips" else [*seeds(words.seeds), *ON_SHAPES], out, shards)
+    run_all([*AGAINST, *ON_CLIPS] if arguments.what == "clips" else [*seeds(arguments.seeds), *ON_SHAPES], out, shards)
     return None
 
 
