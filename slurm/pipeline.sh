@@ -15,12 +15,16 @@ cd "$(dirname "$0")/.."
 [ -f .venv/bin/activate ] && source .venv/bin/activate
 read -ra options <<< "${SBATCH_OPTIONS:-}"
 
-run_of() { python -c 'import sys; from hitvideo import schema; print(schema.load(sys.argv[1], sys.argv[2:]).run.directory)' "$@"; }
+# Prints the run directory of a RUN.yaml with overrides; wrong settings are one line and end the script.
+run_of() {
+  python -c 'from hitvideo.runs.program import guarded; from hitvideo.settings.programs import load_settings
+guarded(lambda words: print(load_settings(words[0], words[1:]).run.directory))' "$@"
+}
 submit() { local after=$1; shift; sbatch --parsable --kill-on-invalid-dep=yes ${after:+--dependency=afterok:$after} "${options[@]}" "$@"; }
 
 weights=$(run_of "$tokenizer" run.root="$work/runs")/weights          # a wrong config ends here, before anything is queued
 model=$(run_of "$pretrain" run.root="$work/runs")
-python -c 'import sys; from hitvideo import schema; schema.load(sys.argv[1])' "$tokenize"
+run_of "$tokenize" > /dev/null
 
 first=$(submit "" slurm/pretrain_tokenizer.sh "$tokenizer" run.root="$work/runs" data.video_shards="$shards")
 second=$(submit "$first" --array="0-$((${TASKS:-8} - 1))%4" slurm/tokenize_shards.sh "$tokenize" video_tokenizer.weights="$weights" \

@@ -1,1 +1,1 @@
-"""Shards on disk, and the order in which they are read."""
+"""Shards on disk, and the order in which training reads them."""

@@ -1,8 +1,8 @@
-"""Several datasets as one, drawn by weight: which dataset a draw draws from, and which of its samples, without state.
+"""Several datasets as one, drawn by weight: dataset and sample are functions of the draw alone, without state.
 
-Positions come in periods of 1024. In every period dataset k has as many places as its weight says (largest remainders),
-spread over the period by a permutation of its own; so the shares are exact, and the count of samples drawn from each
-dataset follows from the draw alone.
+Draws come in periods of 1024. In every period dataset k has places in proportion to its weight (largest remainders),
+spread by a permutation of the period. So the shares are exact, and the number of samples drawn from each dataset before a
+draw is known without counting.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ PERIOD = 1024
 _SALT = 0xB1E4D
 
 
-def open_tokens(section: TokenDataSection, clip: ClipShape | None = None) -> TokenDataset | Blend:
-    """The dataset, or the blend, that a run trains on; `clip` chooses the bucket."""
-    if not section.blend:
-        return TokenDataset(needed(section.manifest, "data.manifest"), clip)
-    parts = [TokenDataset(part.manifest, clip) for part in section.blend]
-    return Blend(parts, [part.weight for part in section.blend], section.validation_samples)
+def open_tokens(data: TokenDataSection, clip: ClipShape | None = None) -> TokenDataset | Blend:
+    """The dataset or blend that a run trains on; `clip` chooses the bucket. Raises ConfigError, ShardError."""
+    if not data.blend:
+        return TokenDataset(needed(data.manifest, "data.manifest"), clip)
+    parts = [TokenDataset(part.manifest, clip) for part in data.blend]
+    return Blend(parts, [part.weight for part in data.blend], data.validation_samples)
 
 
 def shares(weights: Sequence[float], places: int = PERIOD) -> list[int]:
-    """Whole numbers in proportion to the weights, `places` in all, at least one each."""
+    """Whole numbers in proportion to the weights that sum to `places`; each is at least 1."""
     exact = np.array(weights, dtype=np.float64) / sum(weights) * places
     counts = np.maximum(1, np.floor(exact).astype(int))
     while counts.sum() != places:
@@ -48,7 +48,7 @@ def shares(weights: Sequence[float], places: int = PERIOD) -> list[int]:
 
 
 class BlendedOrder:
-    """draw → place in the concatenation of the parts; a pure function of sizes, weights, seed and draw."""
+    """draw → place in the concatenated parts; a pure function of sizes, weights, seed and draw."""
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, read_together: int) -> None:
         self.orders = [Order(size, seed + number, read_together) for number, size in enumerate(sizes)]
@@ -58,7 +58,7 @@ class BlendedOrder:
         self.seed = seed
 
     def __call__(self, draws: npt.ArrayLike) -> Int64s:
-        """Positions (n,) → places (n,)."""
+        """Draws (n,) → places (n,)."""
         draws = np.asarray(draws, dtype=np.uint64)
         periods, slots = draws // np.uint64(PERIOD), draws % np.uint64(PERIOD)
         found = np.empty(draws.shape, dtype=np.int64)
@@ -78,7 +78,7 @@ class BlendedOrder:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Consecutive samples of the blend that are consecutive samples of one dataset."""
+    """A run of samples that are consecutive in the blend and in one of its datasets."""
 
     dataset: int
     first: int
@@ -86,21 +86,22 @@ class _Segment:
 
 
 class Blend:
-    """Several datasets numbered through: first the training part of each, then the held-out end of each.
+    """Several datasets with one numbering: first the training part of each, then the held-out end of each.
 
     So `split(len(blend), held_out)` holds out samples of all of them, in proportion to their sizes.
     """
 
     def __init__(self, datasets: Sequence[TokenDataset], weights: Sequence[float], held_out: int) -> None:
+        """Raises ConfigError if a dataset is empty, or differs from the first in hierarchy, grids or video tokenizer."""
         self.datasets, self.weights = list(datasets), list(weights)
         self.manifest = self.datasets[0].manifest
         self.path: Path = self.datasets[0].path
         for other in self.datasets[1:]:
             for key in ("hierarchy", "video_tokenizer"):
                 if _identity(other.manifest[key]) != _identity(self.manifest[key]) or other.grids != self.datasets[0].grids:
-                    raise ConfigError(f"data.blend: {other.path} and {self.path} differ in {key} or grids; tokenize them alike")
+                    raise ConfigError(f"data.blend: {other.path} and {self.path} differ in {key} or grids; tokenize both alike")
         if empty := [str(dataset.path) for dataset in self.datasets if not len(dataset)]:
-            raise ConfigError(f"data.blend: {empty[0]} holds no sample; leave it out")
+            raise ConfigError(f"data.blend: {empty[0]} has no samples; leave it out")
         self.grids, self.tokens = self.datasets[0].grids, self.datasets[0].tokens
         parts = [dataset.digest for dataset in self.datasets]
         self.digest = config.fingerprint({"parts": parts, "weights": self.weights, "held_out": held_out})
@@ -120,27 +121,27 @@ class Blend:
         return (sample for dataset in self.datasets for sample in dataset)
 
     def __getitem__(self, sample: int) -> TokenSample:
-        """As `TokenDataset[…]`."""
+        """Like `TokenDataset.__getitem__`."""
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         segment = self._segments[number]
         return self.datasets[segment.dataset][sample - int(self._starts[number]) + segment.first]
 
     def captions(self) -> Iterator[str]:
-        """Every text of every sample."""
+        """Every caption of every sample."""
         return (text for dataset in self.datasets for text in dataset.captions())
 
     def order(self, samples: range, seed: int, read_together: int) -> BlendedOrder:
-        """The order in which a part of the blend, made of whole segments, is drawn; of places in the part."""
+        """The order in which a part of the blend is drawn: draw → place in `samples`, which must be whole segments."""
         inside = [
             (segment.size, self.weights[segment.dataset])
             for segment, start in zip(self._segments, self._starts, strict=False)
             if segment.size and samples.start <= start < samples.stop
         ]
-        assert sum(size for size, _ in inside) == len(samples), "a part of a blend is its training part, its end, or all"
+        assert sum(size for size, _ in inside) == len(samples), "samples must be the training part, the held-out part, or all"
         return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, read_together)
 
     def read(self, samples: Sequence[int] | Int64s) -> TokenRows:
-        """As `TokenDataset.read`."""
+        """Like `TokenDataset.read`."""
         samples = np.asarray(samples, dtype=np.int64)
         rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})
         which = np.searchsorted(self._starts, samples, side="right") - 1
@@ -155,4 +156,5 @@ class Blend:
 
 
 def _identity(description: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's description without paths, which may differ between equal tokenizers."""
     return {key: value for key, value in description.items() if key != "weights"}

@@ -1,4 +1,4 @@
-"""Clips of video shards as tensors: what the video tokenizer trains on."""
+"""The source of training clips: videos of video shards, decoded to tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_SALT = 0x57A7
 
 
 class ClipSource:
-    """Random access to the clips of video shards, decoded when they are asked for."""
+    """Random access to the clips of video shards; a clip is decoded when it is requested."""
 
     def __init__(
         self,
@@ -33,19 +33,17 @@ class ClipSource:
     ) -> None:
         """`random_start`: cut anywhere in the video, as a function of the draw; else at its start.
 
-        `clip_at`: draw → the clip to cut there, where it is not always `clip`.
+        `clip_at`: draw → the shape to cut at that draw; by default always `clip`.
         """
         self.clip = clip
         self.limits = limits
         self.random_start = random_start
         self.clip_at = clip_at
-        self._members: list[tuple[Shard, VideoMember]] = [
-            (shard, member) for shard in shards for member in scan(shard).samples
-        ]
+        self._members: list[tuple[Shard, VideoMember]] = [(shard, member) for shard in shards for member in scan(shard).samples]
         self.digest = config.fingerprint({shard.name: byte_size(shard) for shard in shards})
 
     def still(self) -> ClipSource:
-        """The same videos, all cut at their start as `clip` says: what validation wants."""
+        """The same videos, all cut at their start in the shape `clip`, for validation."""
         source = copy.copy(self)
         source.random_start, source.clip_at = False, None
         return source
@@ -53,7 +51,8 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self._members)
 
-    def tensor(self, index: int, draw: int) -> torch.Tensor:  # → (3, T, H, W) in [-1, 1]
+    def tensor(self, index: int, draw: int) -> torch.Tensor:
+        """One clip (3, T, H, W) in [-1, 1]. Raises ShardError or VideoError if it cannot be read."""
         shard, member = self._members[index]
         sample = read(shard, member)
         name = f"{shard}:{sample.key}"
@@ -62,6 +61,6 @@ class ClipSource:
         return torch.from_numpy(to_unit(decode_clip(sample.video, clip, self.limits, start, name)))
 
     def _start(self, video: bytes, draw: int, name: str) -> float:
-        """Seconds, such that the clip ends inside the video as its header claims it (0 where it claims nothing)."""
+        """Seconds at which to cut, so that the clip ends within the duration in the header; 0 if the header has none."""
         spare = (probe(video, name).seconds or 0.0) - (self.clip.frames + 1) / self.clip.fps
         return max(0.0, spare) * float(uniform(np.array([draw], dtype=np.uint64), _START_SALT)[0])

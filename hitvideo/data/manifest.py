@@ -1,8 +1,10 @@
-"""What is written when the last shard is done: everything about a dataset, and the one file that a trainer opens.
+"""The three files that complete a dataset, written once its last shard is done.
 
-    manifest.json    all receipts, the totals, hierarchy and tokenizer, one digest over everything: for people and `verify`
-    manifest.pack    all indexes: what a trainer opens (see pack_index.py)
+    manifest.json    all receipts, totals, hierarchy, video tokenizer and one digest: for people and `hitvideo data verify`
+    manifest.pack    all indexes, the file that a trainer opens (see manifest_pack.py)
     rejects.jsonl    every reject of every shard, one line each, with its reason
+
+They are a pure function of receipts, indexes and description, so any task may write them, any number of times.
 """
 
 from __future__ import annotations
@@ -26,18 +28,19 @@ TOTALS = ("samples_in", "samples_out", "rejected")
 
 
 def pack_path(manifest: Path) -> Path:
+    """The pack next to a manifest."""
     return manifest.with_suffix(".pack")
 
 
 def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: dict[str, Any]) -> Path:
-    """All three files: a pure function of receipts and indexes, so it does not matter which task writes them, or how often.
+    """Write all three files and return the manifest's path.
 
-    Raises ShardError where an index is missing or damaged, or where the counts do not add up.
+    Raises ShardError if an index is missing or damaged, or if the counts do not add up.
     """
     receipts = sorted(receipts, key=lambda receipt: receipt["stem"])
     totals = {name: sum(receipt[name] for receipt in receipts) for name in TOTALS}
     if totals["samples_in"] != totals["samples_out"] + totals["rejected"]:
-        raise ShardError(f"{out}: {sum_of(totals)}: samples are lost or doubled")
+        raise ShardError(f"{out}: {sum_of(totals)} does not add up: samples were lost or doubled")
     header = {"digest": digest_of(receipts), **totals, **description}
     buckets = max(1, len(description.get("buckets", ())))
     counts = [np.bincount(read_index(out, receipt)["bucket"], minlength=buckets) for receipt in receipts]
@@ -51,14 +54,15 @@ def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: d
 
 
 def digest_of(receipts: Sequence[dict[str, Any]]) -> str:
-    """sha256 over the checksums of all tars and indexes: what a checkpoint remembers its data by."""
+    """sha256 over the checksums of all tars and indexes, by which a run recognises its data."""
     return hashlib.sha256("".join(r["tar_sha256"] + r["index_sha256"] for r in receipts).encode()).hexdigest()
 
 
 def rejects_of(receipts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of rejects.jsonl."""
     return [{"stem": receipt["stem"], **reject} for receipt in receipts for reject in receipt.get("rejects", ())]
 
 
 def sum_of(counts: dict[str, Any]) -> str:
-    """The sum that has to come out even, in words."""
+    """The counts as a sum, for messages."""
     return f"{counts['samples_in']} in = {counts['samples_out']} out + {counts['rejected']} rejected"

@@ -1,10 +1,10 @@
-"""All indexes of a dataset in one file, so that a trainer opens one file, whatever the number of shards.
+"""manifest.pack: all indexes of a dataset in one file, so that a trainer opens one file for any number of shards.
 
     manifest.pack    magic, size of the header │ header (JSON) │ starts │ stems │ entries
 
 `starts[b, s]` counts the samples of bucket b before shard s: a binary search finds a sample's shard. `entries` are the
-shards' own index entries, bucket after bucket, shard after shard. Table and entries are mapped, not read: of a billion
-samples only the pages that are asked for come into memory. (Mapped are these tables alone; tars are read by `pread`.)
+shards' own index entries, bucket after bucket, shard after shard. They are mapped, not read: of a billion samples only the
+pages that are used come into memory. (Tars are not mapped but read by `pread`.)
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import replacing
 
 MAGIC = b"HVPACK01"
-_PREFIX = struct.Struct("<8sQ")  # magic, bytes of the header
+_PREFIX = struct.Struct("<8sQ")  # magic, size of the header in bytes
 _ALIGNMENT = 64
 Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An opened pack; the arrays are views of the file."""
+    """An opened pack; `entries` is a view of the mapped file."""
 
     header: dict[str, Any]
     """The manifest without its list of receipts."""
@@ -50,9 +50,9 @@ class Pack:
 def write_pack(
     path: Path, header: dict[str, Any], stems: Sequence[str], counts: npt.NDArray[Any], indexes: Iterable[npt.NDArray[Any]]
 ) -> None:
-    """Write a pack; `counts` (shards, buckets) samples, `indexes` the shards' indexes, each sorted by bucket.
+    """Write a pack; `counts`: samples (shards, buckets); `indexes`: the shards' indexes, each sorted by bucket.
 
-    The file appears whole or not at all, and the same arguments give the same bytes.
+    The file gets its name only when it is complete, and the same arguments give the same bytes.
     """
     starts = np.zeros((counts.shape[1], counts.shape[0] + 1), np.uint64)
     np.cumsum(counts.T, axis=1, out=starts[:, 1:])
@@ -78,14 +78,14 @@ def write_pack(
 
 
 def open_pack(path: Path) -> Pack:
-    """Map a pack. Raises ConfigError for a file that is none, ShardError for one that is cut or damaged."""
+    """Open a pack. Raises ConfigError if this is not a pack, ShardError if it is truncated or damaged."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(_PREFIX.size)
             magic, length = _PREFIX.unpack(start) if len(start) == _PREFIX.size else (b"", 0)
             if magic != MAGIC:
-                raise ConfigError(f"{path}: not a pack of tokenize_shards; run its command again, which writes it anew")
+                raise ConfigError(f"{path}: not a pack of tokenize_shards; run the same command again to write it")
             header = json.loads(file.read(min(length, size)))
             layout = header["layout"]
             shards, buckets, samples = layout["shards"], layout["buckets"], layout["samples"]
@@ -99,17 +99,17 @@ def open_pack(path: Path) -> Pack:
         raise ShardError(f"{path}: damaged: {error!r}") from error
     first = _aligned(_PREFIX.size + length + len(table))
     if size != first + samples * INDEX_DTYPE.itemsize:
-        raise ShardError(f"{path}: {size} bytes, its header says {first + samples * INDEX_DTYPE.itemsize}")
+        raise ShardError(f"{path}: has {size} bytes, but by its header {first + samples * INDEX_DTYPE.itemsize}")
     same_entry = np.dtype([tuple(field) for field in layout["entry"]]) == INDEX_DTYPE
     if not same_entry or hashlib.sha256(table).hexdigest() != layout["table_sha256"]:
-        raise ShardError(f"{path}: damaged: the table of shards is not what its checksum says")
+        raise ShardError(f"{path}: damaged: the table of shards does not match its checksum")
     starts = np.frombuffer(table, np.uint64, buckets * (shards + 1)).reshape(buckets, shards + 1)
     stems = np.frombuffer(table, f"S{layout['stem_bytes']}", shards, starts_bytes)
     entries: npt.NDArray[Any] = np.zeros(0, INDEX_DTYPE)
     if samples:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)  # a batch wants a few pages here and there; reading ahead would fetch megabytes
+        mapped.madvise(mmap.MADV_RANDOM)  # a batch reads a few scattered pages; read-ahead would fetch megabytes
         entries = np.frombuffer(mapped, INDEX_DTYPE, samples, first)
     return Pack(header["manifest"], starts, stems, entries)
 

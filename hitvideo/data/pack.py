@@ -1,4 +1,4 @@
-"""Make video shards: from a folder or a table of captioned videos, or from rendered moving shapes."""
+"""Makers of video shards: from a folder or table of captioned videos, or from rendered moving shapes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What became of the source's videos: found = packed + len(no_caption)."""
+    """Counts of a source's videos: found = packed + len(no_caption)."""
 
     found: int
     packed: int
     no_caption: list[str]
-    """Left out: there is nothing to train on."""
+    """Sources without a caption, which are left out."""
     unreadable: list[str]
-    """Packed, though the header cannot be read: the job that decodes will reject and count them."""
+    """Sources packed although their header cannot be read; tokenization rejects and counts them."""
     shards: list[Path]
 
 
 def pack(src: Path, out: Path, per_shard: int, progress: OnProgress | None = None) -> PackSummary:
-    """Pack a folder of videos with a `.txt` caption beside each, or a TSV with columns `file` and `caption`.
+    """Pack a folder of videos with a `.txt` caption next to each, or a TSV with columns `file` and `caption`.
 
-    Keys are file stems. Everything but the videos' content is checked before the first byte is written: raises
-    ConfigError where there is no video, a column or a file is missing, a path leaves the TSV's folder, or two keys are
-    equal.
+    Keys are file stems. Everything except the videos' content is checked before the first byte is written. Raises
+    ConfigError if there are no videos or no captions, a column or a file is missing, a path leaves the TSV's folder, or two
+    keys are equal.
     """
     if not src.exists():
-        raise ConfigError(f"{src} is neither a folder of videos nor a TSV; give one of them")
+        raise ConfigError(f"{src} is neither a folder of videos nor a TSV; give one of the two")
     entries = _tsv_entries(src) if src.is_file() else _folder_entries(src)
     if not entries:
         raise ConfigError(f"{src}: no videos found; known extensions are {', '.join(VIDEO_EXTENSIONS)}")
@@ -54,7 +54,7 @@ def pack(src: Path, out: Path, per_shard: int, progress: OnProgress | None = Non
     for source in no_caption:
         log.warning("%s: '%s' has no caption and is left out", src, source)
     if len(no_caption) == len(entries):
-        raise ConfigError(f"{src}: none of {len(entries)} videos has a caption; put one in a .txt beside each, or in a TSV")
+        raise ConfigError(f"{src}: none of {len(entries)} videos has a caption; put captions into .txt files or a TSV")
     unreadable: list[str] = []
 
     def samples() -> Iterator[VideoSample]:
@@ -71,6 +71,27 @@ def pack(src: Path, out: Path, per_shard: int, progress: OnProgress | None = Non
 
     shards = write_shards(samples(), out, per_shard, progress)
     return PackSummary(len(entries), len(entries) - len(no_caption), no_caption, unreadable, shards)
+
+
+def write_moving_shapes(
+    out: Path,
+    num: int,
+    seed: int,
+    clip: ClipShape,
+    objects: scenes.Objects,
+    per_shard: int,
+    progress: OnProgress | None = None,
+) -> list[Path]:
+    """Render `num` captioned clips into video shards; the same arguments give the same bytes."""
+
+    def render() -> Iterator[VideoSample]:
+        for key, scene, rng in scenes.scenes(num, seed, objects):
+            metadata = {"caption": scenes.caption(scene), "source": "moving_shapes", "fps": clip.fps}
+            yield VideoSample(key, encode_mp4(scenes.render(scene, clip, rng), clip.fps), "mp4", metadata)
+
+    if num < 1:
+        raise ConfigError(f"the number of clips must be at least 1; got {num}")
+    return write_shards(render(), out, per_shard, progress)
 
 
 def _folder_entries(folder: Path) -> list[tuple[Path, dict[str, str]]]:
@@ -95,11 +116,11 @@ def _tsv_entries(tsv: Path) -> list[tuple[Path, dict[str, str]]]:
             place = f"{tsv} line {rows.line_num}"
             path = (folder / row["file"]).resolve()
             if not path.is_relative_to(folder) or Path(row["file"]).is_absolute():
-                raise ConfigError(f"{place}: '{row['file']}' leaves the TSV's folder; give paths relative to it, and inside")
+                raise ConfigError(f"{place}: '{row['file']}' leaves the TSV's folder; give a relative path inside it")
             if not path.is_file() or _extension(path) not in VIDEO_EXTENSIONS:
-                raise ConfigError(f"{place}: '{row['file']}' is not there, or no video: {', '.join(VIDEO_EXTENSIONS)}")
+                raise ConfigError(f"{place}: '{row['file']}' is missing or not a video: {', '.join(VIDEO_EXTENSIONS)}")
             if "" in row:
-                raise ConfigError(f"{place}: more fields than the {len(rows.fieldnames or ())} columns; a caption holds no tab")
+                raise ConfigError(f"{place}: more fields than the {len(rows.fieldnames or ())} columns; remove extra tabs")
             source = row.pop("file")
             entries.append((path, {**row, "source": source, "caption": row["caption"].strip()}))
     return entries
@@ -111,24 +132,3 @@ def _extension(path: Path) -> str:
 
 def _safe_key(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", Path(source).stem)
-
-
-def write_moving_shapes(
-    out: Path,
-    num: int,
-    seed: int,
-    clip: ClipShape,
-    objects: scenes.Objects,
-    per_shard: int,
-    progress: OnProgress | None = None,
-) -> list[Path]:
-    """Render `num` captioned clips into video shards; a pure function of its arguments."""
-
-    def render() -> Iterator[VideoSample]:
-        for key, scene, rng in scenes.scenes(num, seed, objects):
-            metadata = {"caption": scenes.caption(scene), "source": "moving_shapes", "fps": clip.fps}
-            yield VideoSample(key, encode_mp4(scenes.render(scene, clip, rng), clip.fps), "mp4", metadata)
-
-    if num < 1:
-        raise ConfigError(f"the number of clips is at least 1; got {num}")
-    return write_shards(render(), out, per_shard, progress)

@@ -1,4 +1,4 @@
-"""Video shards by URL: whatever fsspec has a driver for (`s3://`, `gs://`, `https://`, `file://`), read by range."""
+"""Video shards by URL, through any driver of fsspec (`s3://`, `gs://`, `https://`, `file://`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hitvideo.errors import ConfigError
 
 @dataclass(frozen=True, order=True)
 class RemoteFile:
-    """As much of a `Path` as reading a shard takes; crosses process borders."""
+    """A file at a URL, with the part of `Path`'s interface that reading a shard needs; can be pickled."""
 
     url: str
 
@@ -29,7 +29,7 @@ class RemoteFile:
         return self.name.removesuffix(".tar")
 
     def open(self, mode: str) -> Any:
-        """A seekable file; OSError where the store does not answer."""
+        """A seekable file. Raises OSError if the store does not answer."""
         return fsspec.open(self.url, mode).open()
 
 
@@ -37,7 +37,7 @@ Shard: TypeAlias = Path | RemoteFile
 
 
 def byte_size(shard: Shard) -> int:
-    """Of the whole file."""
+    """Size of a shard in bytes."""
     if isinstance(shard, Path):
         return shard.stat().st_size
     store, path = fsspec.core.url_to_fs(shard.url)
@@ -45,7 +45,7 @@ def byte_size(shard: Shard) -> int:
 
 
 def remote_files(pattern: str) -> list[RemoteFile]:
-    """The .tar files under a URL of a folder or a glob. Raises ConfigError where there is no driver for it."""
+    """The .tar files in a folder or glob given by URL, sorted. Raises ConfigError if they cannot be listed."""
     try:
         store, path = fsspec.core.url_to_fs(pattern)
         found = store.glob(path if "*" in path else f"{path.rstrip('/')}/*.tar")

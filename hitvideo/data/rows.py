@@ -1,4 +1,4 @@
-"""Training rows."""
+"""The source of training rows: captions and codes of token shards as ids in the layout of a row."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _CAPTION_SALT = 0xCA97
 
 
 class TokenSource:
-    """Rows of ids from token shards. Captions are tokenized here; a share of them is replaced by the empty one."""
+    """Rows of ids from token shards. Captions are tokenized here, and a share of them is replaced by the empty one."""
 
     def __init__(
         self, dataset: TokenDataset | Blend, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
     ) -> None:
+        """Raises ConfigError if the dataset has other grids or bits than the layout, or `text` more pieces than it has ids."""
         bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
         found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
         wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.ranges, strict=True)]
         if found != wanted:
             raise ConfigError(
-                f"data.manifest {dataset.path} holds levels of (grid, bits) {found}, the run's hierarchy and video give "
-                f"{wanted}; use the hierarchy the video tokenizer was trained with"
+                f"data.manifest {dataset.path} has levels of (grid, bits) {found}, the run's hierarchy and clip give "
+                f"{wanted}; use the hierarchy and clip of its video tokenizer"
             )
         if text.size > layout.vocab.text_size:
             raise ConfigError(f"text.vocab_size {layout.vocab.text_size} is below the text tokenizer's {text.size} pieces")
@@ -45,19 +46,22 @@ class TokenSource:
         return len(self.dataset)
 
     def order(self, samples: range, seed: int, read_together: int) -> Ordering:
+        """The dataset's order: draw → place in `samples`."""
         return self.dataset.order(samples, seed, read_together)
 
-    def tensor(self, index: int, draw: int) -> torch.Tensor:  # → (length, width)
+    def tensor(self, index: int, draw: int) -> torch.Tensor:
+        """One row (length, width). Raises ShardError if the sample is damaged."""
         rows, damaged = self.rows(np.array([index]), np.array([draw]))
         if damaged:
             raise damaged[0]
         return rows[0]
 
-    def rows(self, indices: Int64s, draws: Int64s) -> tuple[torch.Tensor, Damage]:  # → (n, length, width)
+    def rows(self, indices: Int64s, draws: Int64s) -> tuple[torch.Tensor, Damage]:
+        """Samples (n,) at draws (n,) → rows (n, length, width), and the damaged ones among them."""
         found = self.dataset.read(indices)
-        places = np.asarray(draws, dtype=np.uint64)
-        dropped = uniform(places, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
-        coins = uniform(places, self.seed ^ _CAPTION_SALT)
+        values = np.asarray(draws, dtype=np.uint64)
+        dropped = uniform(values, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
+        coins = uniform(values, self.seed ^ _CAPTION_SALT)
         chosen = [
             "" if drop else choose_caption(caption, float(coin))
             for drop, caption, coin in zip(dropped, found.captions, coins, strict=True)
@@ -67,8 +71,8 @@ class TokenSource:
 
 
 def choose_caption(text: bytes, coin: float) -> str:
-    """One text out of a sample's JSON caption or [text, weight] pairs, by a number in [0, 1)."""
-    if text[:1] == b'"' and b"\\" not in text:
+    """A sample's caption from its JSON: a text, or one of [text, weight] pairs chosen by `coin` in [0, 1)."""
+    if text[:1] == b'"' and b"\\" not in text:  # a text without escapes: no need to parse
         return text[1:-1].decode()
     found = json.loads(text)
     if isinstance(found, str):

@@ -1,11 +1,11 @@
-"""One token shard on disk: what the offline job writes for one video shard, same stem.
+"""The files of a token shard, which tokenize_shards writes for the video shard of the same stem.
 
     000012.tar             a byte-reproducible webdataset tar: KEY.codes.npy, KEY.json for every sample, by bucket and key
-    000012.index.npy       where every sample lies, its crc32, and where codes and captions lie within it
-    000012.receipt.json    counts, sha256 of both, tokenizer fingerprint, rejects with reasons: committed last
+    000012.index.npy       offset and crc32 of every sample, and the places of codes and captions within it
+    000012.receipt.json    counts, sha256 of both, the tokenizer's fingerprint, rejects with reasons: committed last
 
-`KEY.codes.npy` is one flat array, all levels' indices coarsest first; the grids stand in `KEY.json`. Counts and checksums
-stand outside the payload because a tar cut between two members loses samples without any error.
+`KEY.codes.npy` is one flat array of all levels' indices, coarsest first; `KEY.json` holds the grids. Counts and checksums
+are outside the tar because a tar that is cut between two members loses samples without any error.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ import numpy.typing as npt
 from hitvideo.errors import ShardError
 from hitvideo.files import json_bytes, locked, sha256, write_synced
 
-# Of one sample: its record's bytes in the tar, and inside the record the codes (`tokens` integers of `width` bytes, at
-# CODES_AT) and the JSON text of its caption or captions. Enough to make a training row without parsing tar, npy or JSON.
+# One sample: the bytes of its record in the tar, and in the record the codes (`tokens` integers of `width` bytes, at
+# CODES_AT) and the JSON text of its caption or captions: enough to make a training row without parsing tar, npy or JSON.
 INDEX_DTYPE = np.dtype([
     ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("tokens", "<u4"),
     ("caption", "<u4"), ("caption_bytes", "<u4"), ("width", "<u2"), ("bucket", "<u2"),
 ])  # fmt: skip
 TAR_BLOCK = 512
-NPY_HEADER = 128  # of any flat array below 10^40 numbers: numpy pads it to a multiple of 64
+NPY_HEADER = 128  # the same for every flat array: numpy pads the header to a multiple of 64
 CODES_AT = TAR_BLOCK + NPY_HEADER
 
 
 @dataclass(frozen=True)
 class TokenSample:
-    """One clip as codes: indices of each level (t, h, w), coarsest first, and what is known about it."""
+    """One clip as codes (each level's indices (t, h, w), coarsest first), with its caption and metadata."""
 
     key: str
     codes: list[npt.NDArray[np.integer[Any]]]
     caption: str
     metadata: dict[str, Any]
-    """`captions`, where it is there, holds [text, weight] pairs to choose from; `caption` is the first of them."""
+    """Any JSON. `captions`, if present, holds [text, weight] pairs to choose from; `caption` is the first of them."""
     bucket: int = 0
-    """Which of the dataset's clip shapes it has."""
+    """Number of its clip shape among the dataset's buckets."""
 
     @property
     def captions(self) -> list[tuple[str, float]]:
-        """Texts with weights; at least one."""
+        """One or more (text, weight) pairs."""
         return [(text, weight) for text, weight in self.metadata.get("captions", [(self.caption, 1.0)])]
 
 
 def pack_codes(codes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """All levels flat, in the smallest of uint16 and uint32 that holds them."""
+    """All levels in one flat array, of uint16 if that holds them, else uint32."""
     flat = np.concatenate([np.asarray(indices).reshape(-1) for indices in codes])
     return flat.astype(np.uint16 if flat.max(initial=0) < 1 << 16 else np.uint32)
 
 
 def unpack_codes(flat: npt.NDArray[Any], grids: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
-    """The inverse of `pack_codes`, given each level's grid."""
+    """The inverse of `pack_codes`, given each level's grid. Raises ShardError if the grids need another size."""
     sizes = [int(np.prod(grid)) for grid in grids]
     if sum(sizes) != flat.size:
         raise ShardError(f"{flat.size} indices do not fill the grids {[list(grid) for grid in grids]}")
@@ -70,7 +70,7 @@ def unpack_codes(flat: npt.NDArray[Any], grids: Sequence[Sequence[int]]) -> list
 
 
 def write_shard(path: Path, samples: Sequence[TokenSample]) -> npt.NDArray[Any]:
-    """Write one token shard (no commit yet) and return its index. The same samples give the same bytes."""
+    """Write the tar of a token shard and return its index. The same samples give the same bytes."""
     import webdataset
 
     index = np.zeros(len(samples), dtype=INDEX_DTYPE)
@@ -98,19 +98,8 @@ def write_shard(path: Path, samples: Sequence[TokenSample]) -> npt.NDArray[Any]:
     return index
 
 
-def _description(sample: TokenSample) -> tuple[bytes, range]:
-    """A sample's JSON, and where in it the value of `captions`, else of `caption`, stands."""
-    description = {"caption": sample.caption, "grids": [list(indices.shape) for indices in sample.codes], **sample.metadata}
-    text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
-    name = "captions" if "captions" in description else "caption"
-    value = json.dumps(description[name], sort_keys=True, ensure_ascii=False).encode()
-    prefix = f'"{name}": '.encode()  # inside a string the quotes would be escaped, so this is a key, whoever's it is
-    start = text.index(prefix + value) + len(prefix)
-    return text, range(start, start + len(value))
-
-
 def parse_sample(record: bytes, bucket: int = 0) -> TokenSample:
-    """One sample from the bytes its index entry points at: two tar members of webdataset's."""
+    """One sample from the bytes that its index entry gives: two members of the tar."""
     members: dict[str, bytes] = {}
     key, at = "", 0
     while at < len(record):
@@ -126,31 +115,31 @@ def parse_sample(record: bytes, bucket: int = 0) -> TokenSample:
 
 
 def read_index(out: Path, receipt: dict[str, Any]) -> npt.NDArray[Any]:
-    """A shard's index, as many entries as its receipt says. Raises ShardError."""
+    """A shard's index. Raises ShardError if it cannot be read or differs from the receipt's count."""
     path = shard_paths(out, receipt["stem"])[1]
     try:
         index: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path}: cannot read the index: {error}") from error
     if index.dtype != INDEX_DTYPE or len(index) != receipt["samples_out"]:
-        raise ShardError(f"{path}: {len(index)} samples, the receipt says {receipt['samples_out']}")
+        raise ShardError(f"{path}: has {len(index)} samples, but by its receipt {receipt['samples_out']}")
     return index
 
 
 def shard_paths(out: Path, stem: str) -> tuple[Path, Path, Path]:
-    """Tar, index and receipt of a token shard."""
+    """Paths of a token shard's tar, index and receipt."""
     return out / f"{stem}.tar", out / f"{stem}.index.npy", out / f"{stem}.receipt.json"
 
 
 def commit(
     out: Path, stem: str, samples: Sequence[TokenSample], receipt: dict[str, Any], attempt: str, replace: bool = False
 ) -> bool:
-    """Write tar, index and receipt so that the first receipt wins; False where another task was first.
+    """Write tar, index and receipt, unless another task committed the shard first; returns whether this one did.
 
-    Everything is written under names of this attempt. Tar and index then move into place under a lock, and the receipt
-    is linked last: `os.link` fails where one exists, where a rename would silently replace it. A kill at any moment
-    leaves either no receipt, and the job does the shard again, or a receipt that is true. `replace`: do this shard's
-    receipt away first; for a second pass over what was rejected.
+    All three are written under temporary names of this `attempt`. Under a lock, tar and index are then renamed and the
+    receipt is linked last, because `os.link` fails if there is one already and a rename would replace it. A kill at any
+    moment leaves either no receipt, and the shard is done again, or a correct one. `replace`: first remove the shard's
+    receipt, for a second pass over its rejects.
     """
     tar, index_path, receipt_path = shard_paths(out, stem)
     temporary = [out / f".{path.name}.{attempt}" for path in (tar, index_path, receipt_path)]
@@ -173,17 +162,31 @@ def commit(
             path.unlink(missing_ok=True)
 
 
-def _whole_blocks(size: int) -> int:
-    return -(-size // TAR_BLOCK) * TAR_BLOCK
-
-
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """The content of a .npy file."""
     out = io.BytesIO()
     np.save(out, array, allow_pickle=False)
     return out.getvalue()
 
 
 def read_receipt(out: Path, stem: str) -> dict[str, Any] | None:
+    """A shard's receipt, or None if it has none."""
     path = shard_paths(out, stem)[2]
     receipt: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
     return receipt
+
+
+def _description(sample: TokenSample) -> tuple[bytes, range]:
+    """A sample's JSON, and the bytes in it that hold the value of `captions`, else of `caption`."""
+    description = {"caption": sample.caption, "grids": [list(indices.shape) for indices in sample.codes], **sample.metadata}
+    text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+    name = "captions" if "captions" in description else "caption"
+    value = json.dumps(description[name], sort_keys=True, ensure_ascii=False).encode()
+    prefix = f'"{name}": '.encode()  # quotes inside a string are escaped, so this is a key
+    start = text.index(prefix + value) + len(prefix)
+    return text, range(start, start + len(value))
+
+
+def _whole_blocks(size: int) -> int:
+    """`size` rounded up to whole tar blocks."""
+    return -(-size // TAR_BLOCK) * TAR_BLOCK

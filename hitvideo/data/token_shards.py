@@ -1,7 +1,7 @@
-"""Reading token shards: random access to all samples of a dataset, by `pread` at the recorded offset.
+"""The reader of token shards: random access to all samples of a dataset, by `pread` at the indexed offset.
 
-Opening a dataset opens one file (see pack_index.py). A tar is opened when a sample of it is asked for; every record is
-checked against its crc32 when it is read.
+Opening a dataset opens one file (see manifest_pack.py). A tar is opened when one of its samples is first read, and every
+record is checked against its crc32.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _OPEN_TARS = 64  # per thread; a dataset may have a million
 
 @dataclass
 class TokenRows:
-    """Samples as the trainer wants them; a damaged row holds zeros."""
+    """Codes and captions of several samples; a damaged row holds zeros."""
 
     codes: Int64s  # (n, tokens): every level's indices, coarsest first, flat
     captions: list[bytes]
-    """JSON of a caption, or of [text, weight] pairs; see `choose_caption`."""
+    """The JSON of a caption or of [text, weight] pairs, which `choose_caption` reads."""
     damaged: dict[int, ShardError]
     """Row → what is wrong with it."""
 
@@ -46,18 +46,18 @@ class TokenDataset:
     """The samples of one bucket of a manifest (one clip shape; most datasets have one bucket only)."""
 
     def __init__(self, manifest: Path | str, clip: ClipShape | None = None) -> None:
-        """`clip` chooses the bucket, where there are several. Raises ConfigError, ShardError (see `open_pack`)."""
+        """`clip` chooses the bucket if there are several. Raises ConfigError, and ShardError as `open_pack` does."""
         self.path = Path(manifest)
         pack = self._open()
         self.manifest: dict[str, Any] = pack.header
-        """manifest.json without the receipts."""
+        """The content of manifest.json without its receipts."""
         self.bucket = self._find_bucket(clip)
         several = len(self.manifest.get("buckets", ())) > 1
         self.digest: str = self.manifest["digest"] + (f"-{self.bucket}" if several else "")
         self._stems = pack.stems
         self._starts = pack.starts[self.bucket]
         self._index = pack.bucket(self.bucket)
-        # Where in its shard's own numbering this bucket begins: the buckets before it come first.
+        # Samples of earlier buckets: within a shard they come before those of this bucket.
         self._before = pack.starts[: self.bucket].sum(axis=0)
         self._local = threading.local()
 
@@ -66,8 +66,8 @@ class TokenDataset:
             raise ConfigError(f"data.manifest {self.path}: cannot be read: no such file")
         if not pack_path(self.path).is_file():
             raise ConfigError(
-                f"data.manifest {self.path}: not a manifest of tokenize_shards, or of an older one: there is no "
-                f"{pack_path(self.path).name} beside it; its command, run again, writes it"
+                f"data.manifest {self.path}: {pack_path(self.path).name} is missing next to it; if this is a manifest of "
+                f"tokenize_shards, run the same command again to write it"
             )
         return open_pack(pack_path(self.path))
 
@@ -77,7 +77,7 @@ class TokenDataset:
             return 0
         if clip not in clips:
             found = ", ".join(f"{c.frames}×{c.height}×{c.width} at {c.fps:g} fps" for c in clips)
-            raise ConfigError(f"data.manifest {self.path} has buckets of {found}; the run's `clip` is none of them")
+            raise ConfigError(f"data.manifest {self.path} has buckets of {found}; set `clip` to one of them")
         return clips.index(clip)
 
     @cached_property
@@ -88,7 +88,7 @@ class TokenDataset:
 
     @cached_property
     def tokens(self) -> int:
-        """Of one sample."""
+        """Tokens of one sample."""
         return sum(grid.cells for grid in self.grids)
 
     def __len__(self) -> int:
@@ -98,21 +98,21 @@ class TokenDataset:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, sample: int) -> TokenSample:
-        """Raises ShardError, naming shard and number, for a sample that is damaged or cut off."""
+        """One sample. Raises ShardError, which names tar and number, if it is damaged or cut off."""
         entry = self._index[sample]
         record = self._record(sample, self._shard_of(sample), *(int(entry[name]) for name in _PLACE))
         return parse_sample(record, self.bucket)
 
     def order(self, samples: range, seed: int, read_together: int) -> Order:
-        """The order in which a part of the samples is drawn; of places in the part."""
+        """The order in which `samples` are drawn: draw → place in `samples`."""
         return Order(len(samples), seed, read_together)
 
     def captions(self) -> Iterator[str]:
-        """Every text of every sample."""
+        """Every caption of every sample."""
         return (text for sample in self for text, _ in sample.captions)
 
     def read(self, samples: Sequence[int] | Int64s) -> TokenRows:
-        """The codes and captions of some samples, in their order."""
+        """Codes and captions of some samples, in the given order; the result names those that are damaged."""
         samples = np.asarray(samples, dtype=np.int64)
         rows = TokenRows(np.empty((len(samples), self.tokens), np.int64), [b'""'] * len(samples), {})
         entries = self._index[samples]
@@ -124,7 +124,7 @@ class TokenDataset:
             try:
                 record = self._record(sample, shard, offset, length, crc32)
                 if tokens != self.tokens:
-                    raise ShardError(f"{self._place(sample)} has {tokens} tokens, its bucket {self.tokens}")
+                    raise ShardError(f"{self._place(sample)} has {tokens} tokens, its bucket's clips have {self.tokens}")
             except ShardError as error:
                 rows.codes[row] = 0
                 rows.damaged[row] = error
@@ -151,7 +151,7 @@ class TokenDataset:
         return shard_paths(self.path.parent, self._stems[shard].decode())[0]
 
     def _handle(self, shard: int) -> int:
-        """An open tar; each thread has its own, so that none is closed under another's read."""
+        """The descriptor of an open tar. Each thread has its own, so that no thread closes a tar that another reads."""
         handles: OrderedDict[int, int] = self._local.__dict__.setdefault("handles", OrderedDict())
         if shard not in handles:
             try:

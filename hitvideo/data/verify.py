@@ -1,4 +1,4 @@
-"""Checking a dataset against everything that is said about it; the first lie is enough to fail."""
+"""Check a dataset against its manifest, receipts and checksums; one line per mismatch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from hitvideo.files import sha256
 
 
 def verify(manifest: Path) -> Iterator[str]:
-    """Every lie, one line each: totals, receipts, checksums, every sample's record, codes and caption, pack, rejects.
+    """Every mismatch as a line: totals, receipts, checksums, records, codes and captions of samples, pack, rejects.
 
-    Raises ConfigError where there is no manifest.
+    Raises ConfigError if there is no manifest.
     """
     content = _read(manifest)
     receipts: list[dict[str, Any]] = content.pop("shards")
     if any(content[name] != sum(receipt[name] for receipt in receipts) for name in TOTALS):
         yield f"{manifest}: its totals ({sum_of(content)}) are not the sums of its receipts"
     if content["digest"] != digest_of(receipts):
-        yield f"{manifest}: its digest is not that of its receipts"
+        yield f"{manifest}: its digest does not match its receipts"
     for receipt in receipts:
         yield from _verify_shard(manifest.parent, receipt, content)
     yield from _verify_pack(manifest, content, receipts)
     rejects = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects_of(receipts))
     path = manifest.with_name(REJECTS)
     if not path.is_file() or path.read_text() != rejects:
-        yield f"{path}: is not what the receipts reject"
+        yield f"{path}: differs from the rejects in the receipts"
 
 
 def _read(manifest: Path) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def _verify_shard(folder: Path, receipt: dict[str, Any], manifest: dict[str, Any
     if receipt["samples_in"] != receipt["samples_out"] + receipt["rejected"]:
         yield f"{tar}: {receipt['samples_in']} in ≠ {receipt['samples_out']} out + {receipt['rejected']} rejected"
     if "rejects" in receipt and len(receipt["rejects"]) != receipt["rejected"]:
-        yield f"{receipt_path}: {receipt['rejected']} rejected, {len(receipt['rejects'])} named"
+        yield f"{receipt_path}: {receipt['rejected']} rejected, {len(receipt['rejects'])} listed"
     if not receipt_path.is_file() or json.loads(receipt_path.read_text()) != receipt:
-        yield f"{receipt_path}: missing, or not what the manifest holds"
+        yield f"{receipt_path}: missing, or differs from the manifest"
     for path, expected in ((tar, receipt["tar_sha256"]), (index_path, receipt["index_sha256"])):
         if not path.is_file():
             yield f"{path}: missing"
@@ -77,12 +77,12 @@ def _verify_shard(folder: Path, receipt: dict[str, Any], manifest: dict[str, Any
                     continue
                 key, fault = _fault_of(record, entry, manifest)
                 if fault or key in keys:
-                    yield f"{tar}: sample {number}, {key}: {fault or 'this key is there twice'}"
+                    yield f"{tar}: sample {number}, {key}: {fault or 'the key occurs twice'}"
                 keys.add(key)
 
 
 def _fault_of(record: bytes, entry: Any, manifest: dict[str, Any]) -> tuple[str, str]:
-    """A sample's key, and what is wrong with its content or with what the index says of it."""
+    """A sample's key, and what is wrong with its content or its index entry; empty if nothing is."""
     try:
         sample = parse_sample(record)
     except (ShardError, ValueError, KeyError) as error:
@@ -97,10 +97,10 @@ def _fault_of(record: bytes, entry: Any, manifest: dict[str, Any]) -> tuple[str,
     width = np.uint16 if entry["width"] == 2 else np.uint32
     flat = np.frombuffer(record, width, int(entry["tokens"]), CODES_AT)
     start = int(entry["caption"])
-    said = json.dumps(sample.metadata.get("captions", sample.caption), sort_keys=True, ensure_ascii=False).encode()
+    expected = json.dumps(sample.metadata.get("captions", sample.caption), sort_keys=True, ensure_ascii=False).encode()
     found = record[start : start + int(entry["caption_bytes"])]
-    if not np.array_equal(flat, pack_codes(sample.codes)) or found != said:
-        return sample.key, "the index points beside its codes or its caption"
+    if not np.array_equal(flat, pack_codes(sample.codes)) or found != expected:
+        return sample.key, "its index entry gives other places for codes or caption"
     return sample.key, ""
 
 
@@ -112,19 +112,19 @@ def _verify_pack(manifest: Path, header: dict[str, Any], receipts: list[dict[str
         yield str(error)
         return
     if pack.header != header:
-        yield f"{path}: is not of this manifest"
+        yield f"{path}: belongs to another manifest"
     elif [stem.decode() for stem in pack.stems] != [receipt["stem"] for receipt in receipts]:
-        yield f"{path}: holds other shards than the manifest"
+        yield f"{path}: has other shards than the manifest"
     else:
         for number, receipt in enumerate(receipts):
             if not _same_entries(pack, number, manifest.parent, receipt):
-                yield f"{path}: its entries of {receipt['stem']} are not the shard's index"
+                yield f"{path}: its entries of {receipt['stem']} differ from the shard's index"
 
 
 def _same_entries(pack: Pack, number: int, folder: Path, receipt: dict[str, Any]) -> bool:
     try:
         index = read_index(folder, receipt)
     except ShardError:
-        return True  # said already
+        return True  # reported already
     places = [(int(starts[number]), int(starts[number + 1])) for starts in pack.starts]
     return b"".join(pack.bucket(b)[slice(*place)].tobytes() for b, place in enumerate(places)) == index.tobytes()

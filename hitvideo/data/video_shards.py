@@ -1,9 +1,9 @@
-"""Video shards: the tars that tokenization and tokenizer training read, written whole and read one sample at a time.
+"""Reader and writer of video shards, the tars that tokenization and tokenizer training read.
 
-A video shard is a webdataset tar: `KEY.mp4` (or another container, its extension kept) and `KEY.json` with the caption,
-the source and whatever else is known. Writing goes through the webdataset library, and the same samples give the same
-bytes. Reading does not: `scan` walks the headers once and `read` fetches one sample at its offset, so that a bad sample
-can be named, a cut tar is noticed, and no order has to be kept. Videos are copied, never decoded.
+A video shard is a webdataset tar: `KEY.mp4` (or another container, with its extension) and `KEY.json` with the caption,
+the source and any other metadata. The webdataset library writes it, and the same samples give the same bytes. It is read
+without that library: `scan` walks the headers once and `read` fetches one sample at its offset, so bad samples are named, a
+truncated tar is detected, and samples can be read in any order. Videos are copied, not decoded.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from hitvideo.errors import ConfigError, ShardError, VideoError
 from hitvideo.files import replacing
 
 VIDEO_EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mpg", "mpeg", "flv", "ogv", "wmv")
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # a picture is a video of one frame
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # an image is a video of one frame
 LARGEST_METADATA = 16 << 20
 BLOCK = 512
-# How webdataset itself splits a member's name into key and extension: at the first dot of the last path component.
+# As webdataset splits a member's name into key and extension: at the first dot of the last path component.
 MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int], object]
-"""Called with the number of samples done since the last call."""
+"""Called with the number of samples finished since the last call."""
 
 
 @dataclass(frozen=True)
 class VideoSample:
-    """One keyed record: the file's bytes as they are, its extension without the dot, and what is known of it."""
+    """One video: its key, the file's bytes, its extension without the dot, and its metadata."""
 
     key: str
     video: bytes
     extension: str
     metadata: dict[str, Any]
-    """`caption`, `source` and anything JSON can say."""
+    """`caption`, `source` and any other JSON."""
 
     @property
     def caption(self) -> str:
@@ -53,7 +53,7 @@ class VideoSample:
 
 
 class Span(NamedTuple):
-    """Where a member's content lies in its tar, bytes."""
+    """Offset and size of a member's content in its tar, in bytes."""
 
     offset: int
     size: int
@@ -61,7 +61,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoMember:
-    """Where one sample lies; `video.size` is known without reading it."""
+    """Place of one sample in its shard."""
 
     key: str
     extension: str
@@ -71,33 +71,27 @@ class VideoMember:
 
 @dataclass
 class ShardListing:
-    """What a walk through a video shard found; samples + bad is everything there is."""
+    """Contents of a video shard: every sample is in `samples` or in `bad`."""
 
     shard: Shard
     samples: list[VideoMember] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
-    """(key or member name, reason): bad_name, not_a_file, duplicate, no_video, two_videos, no_metadata."""
+    """Pairs of key (or member name) and reason: bad_name, not_a_file, duplicate, no_video, two_videos, no_metadata."""
     truncated: str | None = None
-    """Set where the tar ends before its end mark: says so in a sentence."""
-
-    def require_whole(self) -> ShardListing:
-        """Raises ShardError where the tar is cut."""
-        if self.truncated:
-            raise ShardError(self.truncated)
-        return self
+    """A sentence that describes the damage if the tar is truncated."""
 
 
 def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, progress: OnProgress | None = None) -> list[Path]:
     """Write `000000.tar`, `000001.tar` … of `per_shard` samples; the same samples give the same bytes.
 
-    A shard has its name only when it is whole. Raises ConfigError where `out` holds tars already.
+    A shard gets its name when it is complete. Raises ConfigError if `out` already holds tars.
     """
-    import webdataset  # here: it imports torch, which reading does not need
+    import webdataset  # not at the top: it imports torch, which reading does not need
 
     if per_shard < 1:
-        raise ConfigError(f"per_shard is the number of samples in a video shard, at least 1; got {per_shard}")
+        raise ConfigError(f"per_shard, the number of samples per video shard, must be at least 1; got {per_shard}")
     if any(out.glob("*.tar")):
-        raise ConfigError(f"{out} holds .tar files already; name an empty folder, or remove them first")
+        raise ConfigError(f"{out} already holds .tar files; give an empty folder, or remove them first")
     out.mkdir(parents=True, exist_ok=True)
     shards: list[Path] = []
     remaining = iter(samples)
@@ -120,7 +114,7 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
 def list_shards(pattern: str) -> list[Shard]:
     """The .tar files of a folder, of a glob, or of a URL of either (`s3://…`), sorted.
 
-    Raises ConfigError where there are none, or two of one name.
+    Raises ConfigError if there are none, or two with the same stem.
     """
     found: list[Shard]
     if "://" in pattern:
@@ -134,15 +128,15 @@ def list_shards(pattern: str) -> list[Shard]:
     for shard in found:
         other = stems.setdefault(shard.stem, shard)
         if other != shard:
-            raise ConfigError(f"{other} and {shard} have the same name, and so would their token shards; rename one")
+            raise ConfigError(f"{other} and {shard} have the same name, so their token shards would too; rename one")
     return found
 
 
 def scan(shard: Shard) -> ShardListing:
-    """Walk the tar's headers once and list its samples; bad ones are reported, a cut tar is marked.
+    """List a shard's samples, bad ones and truncation, from one walk over the tar's headers.
 
-    Consecutive members with the same key are one sample, as for webdataset. A key that comes again is a duplicate, and
-    the first one stays. Raises ShardError where the file is no tar at all.
+    Consecutive members with the same key are one sample, as in webdataset. If a key occurs again, the first sample is kept
+    and the other is a duplicate. Raises ShardError if the file is not a tar.
     """
     listing = ShardListing(shard)
     seen: set[str] = set()
@@ -166,15 +160,33 @@ def scan(shard: Shard) -> ShardListing:
                     key, group = match[1], {}
                 group[extension] = Span(info.offset_data, info.size)
         if walk.cut and not {"json"} < set(group):
-            group = {}  # the last sample is only half there: part of the cut, not bad in itself
+            group = {}  # the last sample is incomplete because of the cut, not bad by itself
         _close(listing, seen, spoiled, key, group)
     if walk.cut:
-        listing.truncated = f"{shard} is cut: {walk.cut}; {len(listing.samples)} samples before are whole"
+        listing.truncated = f"{shard} is cut: {walk.cut}; the {len(listing.samples)} samples before that are complete"
     return listing
 
 
+def read(shard: Shard, member: VideoMember) -> VideoSample:
+    """One sample. Raises ShardError if the file has changed, VideoError if its metadata are unusable."""
+    name = f"{shard}: {member.key}"
+    if member.metadata.size > LARGEST_METADATA:
+        raise VideoError("bad_metadata", f"{name}: {member.metadata.size} bytes of JSON; the limit is {LARGEST_METADATA}")
+    with shard.open("rb") as file:
+        video, text = (_content(file, span) for span in (member.video, member.metadata))
+    if len(video) != member.video.size or len(text) != member.metadata.size:
+        raise ShardError(f"{name}: its bytes are missing; the shard has changed since it was listed")
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VideoError("bad_metadata", f"{name}: the JSON cannot be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise VideoError("bad_metadata", f"{name}: the JSON is not an object")
+    return VideoSample(member.key, video, member.extension, {**metadata, **_captions(metadata, name)})
+
+
 def _flaw(info: tarfile.TarInfo, named: bool) -> str:
-    """Why a member cannot belong to a sample; empty where it can."""
+    """Why a member cannot belong to a sample; empty if it can."""
     if not info.isreg() or info.sparse is not None:
         return "not_a_file"
     if not named or not info.name.isprintable() or info.name.startswith("/") or ".." in info.name.split("/"):
@@ -183,9 +195,9 @@ def _flaw(info: tarfile.TarInfo, named: bool) -> str:
 
 
 class _Walk:
-    """The members whose content is all there. `cut` says, afterwards, how the file ends too early.
+    """Iterates over the members whose content is complete; afterwards `cut` describes a truncation, or is empty.
 
-    Python's tarfile takes a cut at a member's border, or inside a header, for the end; a whole tar ends in zeros.
+    Python's tarfile takes a cut between members, or inside a header, for the end of the tar; a complete tar ends in zeros.
     """
 
     def __init__(self, file: Any, shard: Shard) -> None:
@@ -204,7 +216,7 @@ class _Walk:
                         self.cut = f"'{info.name}' needs {info.offset_data + info.size} bytes, the file has {self.size}"
                         return
                     end = info.offset_data + -(-info.size // BLOCK) * BLOCK
-                    tar.members.clear()  # tarfile keeps every header it has seen
+                    tar.members.clear()  # else tarfile keeps every header
                     yield info
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             if not end:
@@ -213,12 +225,12 @@ class _Walk:
             return
         self.file.seek(end)
         tail = self.file.read(tarfile.RECORDSIZE)
-        if len(tail) < BLOCK or any(tail):  # any: a second tar was appended, of which readers would see nothing
-            self.cut = f"after {end} bytes there is no end mark, or more behind it"
+        if len(tail) < BLOCK or any(tail):  # any: a second tar was appended, which readers would not see
+            self.cut = f"after {end} bytes there is no end mark, or data follows it"
 
 
 def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, group: dict[str, Span]) -> None:
-    """Sort a finished group into samples or bad; a spoiled key has been reported already."""
+    """Add a finished group to samples or bad; a spoiled key is in bad already."""
     if not group or key in spoiled:
         return
     videos = [extension for extension in group if extension in (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)]
@@ -233,26 +245,8 @@ def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, g
     seen.add(key)
 
 
-def read(shard: Shard, member: VideoMember) -> VideoSample:
-    """One sample, by its offsets. Raises ShardError where the bytes are gone, VideoError("bad_metadata") for its JSON."""
-    name = f"{shard}: {member.key}"
-    if member.metadata.size > LARGEST_METADATA:
-        raise VideoError("bad_metadata", f"{name}: {member.metadata.size} bytes of JSON, at most {LARGEST_METADATA} allowed")
-    with shard.open("rb") as file:
-        video, text = (_content(file, span) for span in (member.video, member.metadata))
-    if len(video) != member.video.size or len(text) != member.metadata.size:
-        raise ShardError(f"{name}: the bytes are no longer there; the shard has changed since it was listed")
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VideoError("bad_metadata", f"{name}: the JSON cannot be read: {error}") from error
-    if not isinstance(metadata, dict):
-        raise VideoError("bad_metadata", f"{name}: the JSON is no object")
-    return VideoSample(member.key, video, member.extension, {**metadata, **_captions(metadata, name)})
-
-
 def _captions(metadata: dict[str, Any], name: str) -> dict[str, Any]:
-    """`caption`, and `captions` as [text, weight] pairs where the JSON has several; `caption` is then the first of them."""
+    """`captions` as [text, weight] pairs and the first of them as `caption`, if the JSON has `captions`; else nothing."""
     given = metadata.get("captions")
     if given is None:
         if not isinstance(metadata.get("caption"), str):
@@ -264,7 +258,7 @@ def _captions(metadata: dict[str, Any], name: str) -> dict[str, Any]:
             return {"caption": pairs[0][0], "captions": [list(pair) for pair in pairs]}
     except (TypeError, ValueError, LookupError):
         pass
-    raise VideoError("no_caption", f"{name}: 'captions' is a list of texts, or of [text, weight] with weights above zero")
+    raise VideoError("no_caption", f"{name}: 'captions' must be a list of texts, or of [text, weight] with weights above zero")
 
 
 def _content(file: BinaryIO, span: Span) -> bytes:

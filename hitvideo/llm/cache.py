@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, for generation."""
+"""Key-value cache for generation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 class KVCache:
-    """Preallocated (layers, 2, B, length, kv_heads, K); `seen` slots are filled."""
+    """Keys and values in one preallocated tensor (layers, 2, B, length, kv_heads, K); the first `seen` slots are filled."""
 
     def __init__(
         self, layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
@@ -15,12 +15,12 @@ class KVCache:
         self.seen = 0
 
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one layer's k, v (B, n, kv_heads, K); returns all of that layer's so far."""
+        """Append k, v (B, n, kv_heads, K) to one layer; returns all keys and values of that layer."""
         stop = self.seen + k.shape[1]
         self._store[layer, 0, :, self.seen : stop] = k
         self._store[layer, 1, :, self.seen : stop] = v
         return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
 
     def advance(self, slots: int) -> None:
-        """Count the slots that every layer has now appended."""
+        """Move on by `slots`, once every layer has appended them."""
         self.seen += slots

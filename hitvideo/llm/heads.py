@@ -1,7 +1,7 @@
-"""Output heads: one for text, one for each level, each over only what is possible there.
+"""The output head of a level: a distribution over its indices, factorised over sub-codes.
 
-A level of 18 bits would need a softmax over 262,144 indices. Its head instead predicts the sub-codes one after the
-other, p(a) · p(b | a): an exact distribution over all 2^18 with 2 × 512 logits.
+A level of 18 bits would need a softmax over 262,144 indices. The head predicts one sub-code after the other instead,
+p(a) · p(b | a): an exact distribution over all 2^18 indices from 2 × 512 logits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hitvideo.ops.norm import RMSNorm
 
 
 class LevelHead(nn.Module):
-    """The sub-codes of one level. `bits` are those of its sub-codes, most significant first."""
+    """Predicts the sub-codes of one level; `bits` has one number per sub-code, most significant first."""
 
     def __init__(self, width: int, bits: tuple[int, ...], norm_eps: float, layers: Layers) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class LevelHead(nn.Module):
         self.given = nn.ModuleList(Given(width, 1 << b, norm_eps, layers) for b in bits[:-1])
 
     def loss(self, hidden: torch.Tensor, sub_codes: torch.Tensor) -> torch.Tensor:
-        """hidden (B, n, D), sub_codes (B, n, S) each counted from 0 → nats per index (B, n): Σ over sub-codes."""
+        """hidden (B, n, D), sub_codes (B, n, S) each counted from 0 → nats per index (B, n), summed over sub-codes."""
         nats = self.layers.cross_entropy(self.outputs[0](hidden), sub_codes[..., 0])
         for number, given in enumerate(self.given):
             hidden = given(hidden, sub_codes[..., number])
@@ -32,7 +32,7 @@ class LevelHead(nn.Module):
         return nats
 
     def logits(self, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Logits of the next sub-code: hidden (B, D), chosen (B, s) the sub-codes before it → (B, 2**bits)."""
+        """Logits of the next sub-code: hidden (B, D) and the sub-codes before it, chosen (B, s) → (B, 2**bits)."""
         for number in range(chosen.shape[-1]):
             hidden = self.given[number](hidden, chosen[..., number])
         out: torch.Tensor = self.outputs[chosen.shape[-1]](hidden)
@@ -40,7 +40,7 @@ class LevelHead(nn.Module):
 
 
 class Given(nn.Module):
-    """The hidden state once a sub-code is known: h + MLP(norm(h + embedding))."""
+    """Updates the hidden state with a chosen sub-code: k + MLP(norm(k)), k = hidden + embedding(sub-code)."""
 
     def __init__(self, width: int, entries: int, norm_eps: float, layers: Layers) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Initial weights as a function of the parameter's name, the seed and its full shape: the same for every layout.
+"""Initial weights, a function of a parameter's name, the seed and its full shape: the same for every parallel layout.
 
-The table below is executed, first match wins. σ is 1/√width, times 1/√(2·layers) for matrices that write into the
-residual stream, so that its variance does not grow with depth (GPT-2).
+The first matching rule of RULES applies. Matrices are normal with σ = 1/√width, those that write into the residual stream
+with σ = 1/√(2·layers·width), so that its variance does not grow with depth (GPT-2). Norms are 1.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ RULES = (
 def full_shape(
     parameter: torch.Tensor, tensor_parallel: int, local: Sequence[int] | None = None
 ) -> tuple[tuple[int, ...], int]:
-    """Shape of the undivided parameter, and the dimension it is divided along (-1: it is not).
+    """Shape of the undivided parameter, and the dimension it is divided along (-1: none).
 
-    `local` is this rank's share where the parameter itself no longer tells (ZeRO-3 empties it).
+    `local` is the shape of this rank's share, needed if the parameter itself is empty (as under ZeRO-3).
     """
     dim = getattr(parameter, "partition_dim", -1) if getattr(parameter, "tensor_model_parallel", False) else -1
     shape = list(local or parameter.shape)
@@ -37,7 +37,7 @@ def full_shape(
 
 @torch.no_grad()
 def initialize(model: nn.Module, width: int, layers: int, seed: int, rank: int = 0, tensor_parallel: int = 1) -> None:
-    """Fill every parameter of the model, or this tensor-parallel rank's share of it."""
+    """Fill every parameter of the model with its initial weights, or with this tensor-parallel rank's share of them."""
     sigma = {PLAIN: width**-0.5, RESIDUAL: (2 * layers * width) ** -0.5}
     for name, parameter in model.named_parameters():
         rule = next(rule for pattern, rule in RULES if re.search(pattern, name))

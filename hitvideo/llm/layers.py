@@ -1,8 +1,8 @@
-"""The layers a transformer is built from, as a bundle of factories: plain torch here, Megatron's in `parallel/layers.py`.
+"""Factories of a transformer's layers: plain torch here, Megatron's in `parallel/layers.py`.
 
-The model is code for one device; it asks the bundle for its matrices and never knows how they are split. A *column*
-layer keeps only this rank's share of its outputs, a *row* layer takes such a share and returns the whole sum. Within the
-trunk the slots of a row can be divided over ranks, too: l = L / ranks.
+The model is written for one device and gets its matrices from such a bundle, without knowing how they are split. A
+*column* layer returns this rank's share of its outputs; a *row* layer takes such a share and returns the whole sum. In
+the trunk the slots of a row can be split over ranks too: l = L / ranks.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import nn
 
 
 class Layers(Protocol):
-    """What a transformer needs of its layers. `tensor_parallel` ranks share each one."""
+    """The factories and collectives that a transformer uses."""
 
     tensor_parallel: int
+    """Number of ranks that share each matrix."""
 
     def column(self, inputs: int, outputs: int) -> nn.Module:
         """(…, inputs) → (…, outputs / tensor_parallel), no bias."""
@@ -32,10 +33,10 @@ class Layers(Protocol):
         """Logits (…, entries / tensor_parallel), targets (…) → nats (…), in fp32."""
 
     def over_heads(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight that all ranks hold and that sees this rank's heads: gradients add up over the tensor-parallel ranks."""
+        """A weight that every rank holds and applies to its own heads: tensor-parallel ranks sum its gradients."""
 
     def over_slots(self, weight: torch.Tensor) -> torch.Tensor:
-        """The same for a weight of the trunk that sees this rank's slots."""
+        """The same for a weight that every rank applies to its own slots of the trunk."""
 
     def scatter(self, x: torch.Tensor) -> torch.Tensor:
         """(B, L, D) → this rank's slots of it (B, l, D), at the trunk's entry."""
@@ -44,14 +45,14 @@ class Layers(Protocol):
         """(B, l, D) → (B, L, D), at the trunk's exit."""
 
     def slots_to_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Some slots of this rank's heads → all slots of some of them: (B, c, N, K) → (B, L, n, K), before attention."""
+        """This rank's slots of N heads → all slots of n of those heads: (B, c, N, K) → (B, L, n, K), before attention."""
 
     def heads_to_slots(self, x: torch.Tensor) -> torch.Tensor:
-        """The inverse, after attention."""
+        """The inverse of `slots_to_heads`, after attention."""
 
 
 class DenseLayers:
-    """One device: `nn.Linear`, `nn.Embedding`, `F.cross_entropy`."""
+    """The layers of one device: `nn.Linear`, `nn.Embedding`, `F.cross_entropy`."""
 
     tensor_parallel = 1
 
@@ -68,7 +69,7 @@ class DenseLayers:
         flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
         return flat.view(targets.shape)
 
-    def _as_it_is(self, x: torch.Tensor) -> torch.Tensor:
+    def _unchanged(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    over_heads = over_slots = scatter = gather = slots_to_heads = heads_to_slots = _as_it_is
+    over_heads = over_slots = scatter = gather = slots_to_heads = heads_to_slots = _unchanged  # one rank holds everything

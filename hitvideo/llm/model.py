@@ -1,8 +1,8 @@
-"""The text + video language model over one SequenceLayout.
+"""The language model of captions and videos, for rows of one SequenceLayout.
 
-Input of a slot: the sum of its ids' embeddings, an embedding of its level, and one of the level it predicts.
-A key stands at its own slot's position, a query at the position of the slot it predicts: the cell to be drawn looks at
-its coarser parent and its neighbours at offset zero. Attention is plain causal; heads run only on their level's slots.
+The input of a slot is the sum of its ids' embeddings, an embedding of its level, and one of the level it predicts. For
+RoPE a key has its own slot's position and a query that of the slot it predicts, so a cell's parent on a coarser level is
+near offset zero. Attention is plain causal; each head runs only on its level's slots.
 """
 
 from __future__ import annotations
@@ -23,55 +23,54 @@ from hitvideo.settings.language_model import LLMSection
 
 
 class Slots(NamedTuple):
-    """What the layout says of each of the length - 1 input slots, on the model's device."""
+    """The layout's facts about each of the length - 1 input slots, on the model's device."""
 
-    level: torch.Tensor  # (L,) 0 text, 1 + level otherwise
-    next_level: torch.Tensor  # (L,) of the slot that it predicts
-    turn: Rotation  # (L, K/2) at its own position
-    next_turn: Rotation  # (L, K/2) at the position of the slot that it predicts
+    level: torch.Tensor  # (L,) 0 for text, else 1 + level
+    next_level: torch.Tensor  # (L,) the same, for the slot it predicts
+    turn: Rotation  # (L, K/2) rotation at its own position
+    next_turn: Rotation  # (L, K/2) rotation at the position of the slot it predicts
 
 
 class LanguageModel(nn.Module):
-    """See the module's docstring. `trunk_layers`: the trunk's, where they are others than those of embedding and heads."""
+    """A decoder-only transformer with one head for text and one per level; the module's docstring describes it."""
 
     def __init__(
         self,
-        section: LLMSection,
+        llm: LLMSection,
         layout: SequenceLayout,
         layers: Layers | None = None,
         trunk_layers: Layers | None = None,
         recompute: Recompute = "none",
     ) -> None:
+        """`layers`: for embedding and heads, by default DenseLayers; `trunk_layers`: for the trunk, by default `layers`."""
         super().__init__()
         layers = layers or DenseLayers()
         vocab, bits = layout.vocab, [tuple(b.bits for b in row) for row in layout.vocab.ranges]
-        self.section = section
+        self.section = llm
         self.layout = layout
         self.layers = layers
-        self.embedding = layers.embedding(vocab.size, section.width)
-        self.level = nn.Embedding(1 + len(layout.grids), section.width)
-        self.next_level = nn.Embedding(1 + len(layout.grids), section.width)
-        self.trunk = Transformer(section, trunk_layers or layers, recompute)
-        self.text_head = layers.column(section.width, vocab.text_size)
-        self.heads = nn.ModuleList(LevelHead(section.width, b, section.norm_eps, layers) for b in bits)
+        self.embedding = layers.embedding(vocab.size, llm.width)
+        self.level = nn.Embedding(1 + len(layout.grids), llm.width)
+        self.next_level = nn.Embedding(1 + len(layout.grids), llm.width)
+        self.trunk = Transformer(llm, trunk_layers or layers, recompute)
+        self.text_head = layers.column(llm.width, vocab.text_size)
+        self.heads = nn.ModuleList(LevelHead(llm.width, b, llm.norm_eps, layers) for b in bits)
         self._slots: dict[torch.device, Slots] = {}
 
     def slots(self, device: torch.device) -> Slots:
-        """Computed in fp64/fp32 outside any cast of the parameters, once for each device."""
+        """The `Slots` on a device; they are not buffers, so that a cast of the model does not reduce their precision."""
         if device not in self._slots:
             levels = torch.from_numpy(self.layout.levels).to(device) + 1
-            turn = rotation(
-                torch.from_numpy(self.layout.positions).to(device), self.section.rope_axes, self.section.rope_theta
-            )
+            turn = rotation(torch.from_numpy(self.layout.positions).to(device), self.section.rope_axes, self.section.rope_theta)
             own, after = Rotation(turn.cos[:-1], turn.sin[:-1]), Rotation(turn.cos[1:], turn.sin[1:])
             self._slots[device] = Slots(levels[:-1], levels[1:], own, after)
         return self._slots[device]
 
     def hidden(self, ids: torch.Tensor, start: int = 0, cache: KVCache | None = None) -> torch.Tensor:
-        """ids (B, n, S) of the slots start … start + n → hidden states (B, n, D), each for predicting the next slot."""
+        """ids (B, n, S) of the slots start … start + n - 1 → hidden states (B, n, D), each of which predicts the next slot."""
         slots, span = self.slots(ids.device), slice(start, start + ids.shape[1])
         unused = (ids == NONE).unsqueeze(-1)  # (B, n, S, 1)
-        unused[..., 0, :] = False  # column 0 always counts: padding there is a symbol like another
+        unused[..., 0, :] = False  # PAD in column 0 is a symbol with an embedding
         x = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)  # (B, n, D)
         x = x + self.level(slots.level[span]) + self.next_level(slots.next_level[span])
         turn_q = Rotation(*(part[span] for part in slots.next_turn))
@@ -82,10 +81,9 @@ class LanguageModel(nn.Module):
     def forward(self, rows: torch.Tensor, text_weight: float, level_balance: float = 0.0) -> dict[str, torch.Tensor]:
         """rows (B, length, S) of ids → scalars in fp32.
 
-        `loss` (to minimise): mean nats over all video slots + text_weight × mean nats of a caption's pieces. With
-        `level_balance` b the mean over slots is weighted b : 1 - b with the mean of the levels' own means.
-        `loss_text`, `loss_level_k`: mean nats per piece and per index of level k. Every mean is one over rows of
-        equal size, so it splits over micro-batches and ranks without a remainder.
+        `loss` (to minimise): (1 - b) × mean nats over video slots + b × mean over levels of their mean nats + text_weight ×
+        mean nats of a caption's pieces, with b = `level_balance`. `loss_text`, `loss_level_k`: mean nats per piece and per
+        index of level k. Each is a mean over rows, so means over equal micro-batches and ranks average to it exactly.
         """
         hidden = self.hidden(rows[:, :-1])  # (B, L, D); slot i predicts slot i + 1
         starts, window = self.layout.starts, self.layout.window
@@ -107,9 +105,7 @@ class LanguageModel(nn.Module):
         return losses
 
     def new_cache(self, batch: int) -> KVCache:
-        weight = self.level.weight
-        section = self.section
-        kv_heads = section.kv_heads // self.layers.tensor_parallel
-        return KVCache(
-            section.layers, batch, self.layout.length, kv_heads, section.head_dim, weight.dtype, weight.device
-        )
+        """An empty cache for `batch` rows, in the model's dtype and on its device."""
+        weight, llm = self.level.weight, self.section
+        kv_heads = llm.kv_heads // self.layers.tensor_parallel
+        return KVCache(llm.layers, batch, self.layout.length, kv_heads, llm.head_dim, weight.dtype, weight.device)

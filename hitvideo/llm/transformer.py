@@ -1,7 +1,7 @@
-"""The decoder: Llama-style blocks (RMSNorm, grouped-query attention with RoPE, SwiGLU) for one device.
+"""The transformer trunk: Llama-style blocks (RMSNorm, grouped-query attention with RoPE, SwiGLU).
 
-Shapes: B batch · L sequence · D width · N heads · K head dim. With tensor parallelism N and the SwiGLU width are this
-rank's share, and l is this rank's share of the L slots; nothing else here knows.
+Shapes: B batch · L slots · D width · N heads · K head dimensions. Under tensor parallelism N and the SwiGLU width are this
+rank's share, and l is its share of the L slots; nothing else here depends on the parallel layout.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from hitvideo.ops.norm import RMSNorm
 from hitvideo.settings.language_model import LLMSection
 
 Recompute = Literal["none", "selective", "block"]
-"""What the backward computes again instead of keeping it: nothing, what has no weights (RoPE and attention's core, SwiGLU's
-product: much memory for few FLOPs; Korthikanti et al. 2022), or whole blocks.
+"""What the backward pass recomputes instead of keeping: nothing; the parts without weights (RoPE, attention's core, SwiGLU's
+product), which take much memory and few FLOPs (Korthikanti et al. 2022); or whole blocks.
 """
 
 
 def recomputed(recompute: bool, function: Callable[..., Any], *inputs: Any) -> torch.Tensor:
-    """function(*inputs), with only its inputs kept for the backward where `recompute` says so."""
+    """function(*inputs); with `recompute` only the inputs are kept for the backward pass."""
     if not recompute or not torch.is_grad_enabled():
         return cast(torch.Tensor, function(*inputs))
     return cast(torch.Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """SwiGLU's product, silu(gate) · up."""
     return F.silu(gate) * up
 
 
 class Attention(nn.Module):
-    """Causal self-attention; queries and keys are turned each by its own rotation."""
+    """Causal self-attention with RoPE; queries and keys have rotations of their own."""
 
-    def __init__(self, section: LLMSection, layers: Layers, recompute: bool) -> None:
+    def __init__(self, llm: LLMSection, layers: Layers, recompute: bool) -> None:
         super().__init__()
         self.layers = layers
         self.recompute = recompute
-        self.head_dim = section.head_dim
-        self.wish = section.attention
-        self.q = layers.column(section.width, section.heads * self.head_dim)
-        self.k = layers.column(section.width, section.kv_heads * self.head_dim)
-        self.v = layers.column(section.width, section.kv_heads * self.head_dim)
-        self.out = layers.row(section.heads * self.head_dim, section.width)
+        self.head_dim = llm.head_dim
+        self.backend = llm.attention
+        self.q = layers.column(llm.width, llm.heads * self.head_dim)
+        self.k = layers.column(llm.width, llm.kv_heads * self.head_dim)
+        self.v = layers.column(llm.width, llm.kv_heads * self.head_dim)
+        self.out = layers.row(llm.heads * self.head_dim, llm.width)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
-        if section.qk_norm:
-            self.q_norm = RMSNorm(self.head_dim, section.norm_eps, layers.over_heads)
-            self.k_norm = RMSNorm(self.head_dim, section.norm_eps, layers.over_heads)
+        if llm.qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, llm.norm_eps, layers.over_heads)
+            self.k_norm = RMSNorm(self.head_dim, llm.norm_eps, layers.over_heads)
 
     def forward(
         self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: KVCache | None, layer: int
@@ -68,9 +69,9 @@ class Attention(nn.Module):
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             q, k, causal = rotate(q, turn_q), rotate(k, turn_k), q.shape[1] > 1
             if cache is not None:
-                assert not causal or cache.seen == 0, "several slots at once only at the start"
+                assert not causal or cache.seen == 0, "with a cache, only the first call may hold several slots"
                 k, v = cache.extend(layer, k, v)
-            return attention(q, k, v, causal=causal, backend=choose(self.wish, q.device, q.dtype))
+            return attention(q, k, v, causal=causal, backend=choose(self.backend, q.device, q.dtype))
 
         mixed = self.layers.heads_to_slots(recomputed(self.recompute, attend, q, k, v))
         out: torch.Tensor = self.out(mixed.flatten(-2))
@@ -80,12 +81,12 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
 
-    def __init__(self, section: LLMSection, layers: Layers, recompute: bool) -> None:
+    def __init__(self, llm: LLMSection, layers: Layers, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        self.gate = layers.column(section.width, section.hidden)
-        self.up = layers.column(section.width, section.hidden)
-        self.down = layers.row(section.hidden, section.width)
+        self.gate = layers.column(llm.width, llm.hidden)
+        self.up = layers.column(llm.width, llm.hidden)
+        self.down = layers.row(llm.hidden, llm.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, L, D) → (B, L, D)
         out: torch.Tensor = self.down(recomputed(self.recompute, gated, self.gate(x), self.up(x)))
@@ -93,14 +94,14 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer layer, pre-norm."""
+    """One pre-norm transformer layer."""
 
-    def __init__(self, section: LLMSection, layers: Layers, recompute: bool) -> None:
+    def __init__(self, llm: LLMSection, layers: Layers, recompute: bool) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(section.width, section.norm_eps, layers.over_slots)
-        self.attention = Attention(section, layers, recompute)
-        self.mlp_norm = RMSNorm(section.width, section.norm_eps, layers.over_slots)
-        self.mlp = SwiGLU(section, layers, recompute)
+        self.attention_norm = RMSNorm(llm.width, llm.norm_eps, layers.over_slots)
+        self.attention = Attention(llm, layers, recompute)
+        self.mlp_norm = RMSNorm(llm.width, llm.norm_eps, layers.over_slots)
+        self.mlp = SwiGLU(llm, layers, recompute)
 
     def forward(
         self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: KVCache | None, layer: int
@@ -111,13 +112,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The trunk: embedded slots in, normalised hidden states out. Between them a rank may hold a part of the slots only."""
+    """Embedded slots in, normalised hidden states out; in between, a rank may hold only a part of the slots."""
 
-    def __init__(self, section: LLMSection, layers: Layers, recompute: Recompute = "none") -> None:
+    def __init__(self, llm: LLMSection, layers: Layers, recompute: Recompute = "none") -> None:
         super().__init__()
         self.layers = layers
-        self.blocks = nn.ModuleList(Block(section, layers, recompute == "selective") for _ in range(section.layers))
-        self.norm = RMSNorm(section.width, section.norm_eps, layers.over_slots)
+        self.blocks = nn.ModuleList(Block(llm, layers, recompute == "selective") for _ in range(llm.layers))
+        self.norm = RMSNorm(llm.width, llm.norm_eps, layers.over_slots)
         self.recompute = recompute == "block"
 
     def forward(

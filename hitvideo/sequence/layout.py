@@ -1,13 +1,13 @@
-"""SequenceLayout: caption + codes ⇄ one training row. Every row of a bucket has the same layout.
+"""The layout of a training row: caption + codes ⇄ ids. Every row of a bucket has the same layout.
 
     slot       0 … W-1                              W …                                       length-1
     content    BOS caption EOS PAD …   level 0 (t, h, w raster)   level 1   …   level N       EOV
 
-The layout is an object with an exact inverse: `split(join(text_ids, codes)) == codes`. Because level and cell of every
-slot are known before the batch is, attention stays plain causal and the head computes only the codes possible there.
+`split` is the exact inverse of `join`: `split(join(text_ids, codes)) == codes`. The level and cell of a slot are the same
+in every row, so attention is plain causal and a head computes only the codes that are possible in its slots.
 
-Positions: text stands on the RoPE diagonal (i, i, i); a cell stands at its centre in the finest grid's coordinates,
-after the text window. A level-0 cell that covers eight frames of the finest grid stands at t = 3.5 of them.
+Positions for RoPE: text slot i is at (i, i, i). A cell is at its centre in the finest grid's coordinates, after the text
+window; a level-0 cell that covers eight frames of the finest grid is at t = 3.5 of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SequenceLayout:
     """The fixed map from slot to (level, cell) for one clip extent and one text window.
 
     Attributes, each a numpy array over the slots:
-        levels (length,): TEXT or the level's number; EOV counts to the last level.
+        levels (length,): TEXT or the level's number; EOV belongs to the last level.
         positions (length, 3): float32 (t, h, w) for RoPE.
     """
 
@@ -52,25 +52,28 @@ class SequenceLayout:
         self.positions[-1] = window + np.array(finest)  # EOV: just past the last corner
 
     def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
-        """BOS text EOS, cut or padded to the window: (window,). A long caption loses its end, never its EOS."""
+        """BOS text EOS PAD … (window,). A caption that is too long loses its end, not its EOS."""
         kept = [BOS, *list(text_ids)[: self.window - 2], EOS]
         return np.array(kept + [PAD] * (self.window - len(kept)), dtype=np.int64)
 
     def join(self, text_ids: Sequence[int], codes: Sequence[np.ndarray]) -> np.ndarray:
-        """A caption's ids and all levels' indices (t, h, w) → a row of ids (length, width)."""
+        """A caption's ids and every level's indices (t, h, w) → a row of ids (length, width).
+
+        Raises ValueError for indices of another shape, or outside their level's codebook.
+        """
         row = np.full((self.length, self.vocab.width), NONE, dtype=np.int64)
         row[: self.window, 0] = self.text_window(text_ids)
         for level, (indices, grid) in enumerate(zip(codes, self.grids, strict=True)):
             if indices.shape != grid:
-                raise ValueError(f"level {level} has indices of shape {indices.shape}, the layout holds {tuple(grid)}")
+                raise ValueError(f"level {level} has indices of shape {indices.shape}; its grid is {tuple(grid)}")
             row[self.starts[level] : self.starts[level + 1]] = self.vocab.to_ids(level, indices.reshape(-1))
         row[-1, 0] = EOV
         return row
 
     def join_rows(self, text_ids: Sequence[Sequence[int]], codes: np.ndarray) -> np.ndarray:
-        """`join` for many samples at once, their codes flat (B, cells of all levels): (B, length, width)."""
+        """`join` for many samples at once: captions' ids and flat codes (B, cells of all levels) → (B, length, width)."""
         if codes.size and ((codes >> self._num_bits).any() or codes.min() < 0):
-            raise ValueError("codes hold indices beyond their level's codebook")
+            raise ValueError("codes hold indices outside their level's codebook")
         rows = np.full((len(codes), self.length, self.vocab.width), NONE, dtype=np.int64)
         for row, ids in zip(rows, text_ids, strict=True):
             row[: self.window, 0] = self.text_window(ids)
@@ -79,19 +82,10 @@ class SequenceLayout:
         rows[:, -1, 0] = EOV
         return rows
 
-    @cached_property
-    def _num_bits(self) -> np.ndarray:
-        """Of each cell's level: (cells,)."""
-        return np.repeat([self.vocab.num_bits(level) for level in range(len(self.grids))], [grid.cells for grid in self.grids])
-
-    @cached_property
-    def _cell_tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.vocab.cell_tables([grid.cells for grid in self.grids])
-
     def split(self, row: np.ndarray, levels: int | None = None) -> list[np.ndarray]:
-        """The inverse of `join`: a row (length or more than the first levels' slots, width) → indices of each level.
+        """The inverse of `join`: a row (length, width) → the indices (t, h, w) of each level.
 
-        `levels` stops after the first k of them, for a row that is generated only so far.
+        `levels`: only the first levels, for a row that ends after them. Raises ValueError for an id outside its level.
         """
         codes = []
         for level, grid in enumerate(self.grids[:levels]):
@@ -99,14 +93,23 @@ class SequenceLayout:
             codes.append(self.vocab.to_indices(level, ids).reshape(grid))
         return codes
 
+    @cached_property
+    def _num_bits(self) -> np.ndarray:
+        """Bits of each cell's index: (cells,)."""
+        return np.repeat([self.vocab.num_bits(level) for level in range(len(self.grids))], [grid.cells for grid in self.grids])
+
+    @cached_property
+    def _cell_tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.vocab.cell_tables([grid.cells for grid in self.grids])
+
+
+def make_layout(settings: PretrainRun) -> SequenceLayout:
+    """The layout of a run's rows, from its `hierarchy`, `clip` and `text`."""
+    vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
+    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window)
+
 
 def _centres(grid: Grid, finest: Grid) -> np.ndarray:
     """Centres of a level's cells in the finest grid's coordinates: (cells, 3), raster order t, h, w."""
     axes = [(np.arange(n) + 0.5) * (f / n) - 0.5 for n, f in zip(grid, finest, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
-
-
-def make_layout(settings: PretrainRun) -> SequenceLayout:
-    """The layout of a run's rows, from its hierarchy, clip and text section."""
-    vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
-    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window)

@@ -1,7 +1,7 @@
-"""TextTokenizer: SentencePiece with byte fallback, so that any UTF-8 caption survives the round trip exactly.
+"""The text tokenizer: SentencePiece with byte fallback, which gives back any UTF-8 caption exactly.
 
-Identity normalisation and no whitespace folding keep "Zürich — 東京 🎬" and double spaces as they are. BOS, EOS, PAD and
-EOV are control symbols: a caption that spells "</s>" gets the bytes of those letters, never the symbol.
+Identity normalisation without whitespace folding keeps "Zürich — 東京 🎬" and double spaces as they are. BOS, EOS, PAD and
+EOV are control symbols: a caption that contains "</s>" gets the bytes of those letters, not the symbol.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from hitvideo.files import replace_file
 from hitvideo.sequence.vocab import BOS, EOS, EOV, EOV_PIECE, PAD, UNK
 
 SMALLEST_VOCABULARY = 5 + 256  # the specials and one piece for every byte
-SPACE_SIGN = "\u2581"  # sentencepiece writes a space so; the same character in a caption goes in as its bytes
+SPACE_SIGN = "\u2581"  # how sentencepiece writes a space; the same character in a caption is encoded as its bytes
 
 
 class TextTokenizer:
-    """Captions ⇄ text ids, from a `.model` file of sentencepiece."""
+    """Captions ⇄ text ids, by a `.model` file of sentencepiece."""
 
     def __init__(self, model: bytes, source: str = "text tokenizer") -> None:
+        """`source` names the model in errors. Raises ConfigError if it is not a model with our control symbols."""
         self.model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -31,11 +32,12 @@ class TextTokenizer:
             raise ConfigError(f"{source}: not a sentencepiece model: {error}") from error
         found = (self._processor.pad_id(), self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id())
         if found != (PAD, UNK, BOS, EOS) or self._processor.id_to_piece(EOV) != EOV_PIECE:
-            raise ConfigError(f"{source}: its control symbols differ from ours; train one with `hitvideo data text-tokenizer`")
+            raise ConfigError(f"{source}: its control symbols are not ours; train one with `hitvideo data text-tokenizer`")
         self._space_sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SIGN.encode()]
 
     @classmethod
     def load(cls, path: Path | str) -> TextTokenizer:
+        """Read a `.model` file. Raises ConfigError if it cannot be used."""
         try:
             return cls(Path(path).read_bytes(), str(path))
         except OSError as error:
@@ -43,15 +45,16 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int) -> TextTokenizer:
-        """Byte-pair encoding with byte fallback; one thread, so the same captions give the same bytes.
+        """Train byte-pair encoding with byte fallback, in one thread, so that the same captions give the same bytes.
 
-        `vocab_size` is an upper bound: a small corpus has fewer pieces to offer, and gets what it has.
+        `vocab_size` is an upper bound: a small corpus gets as many pieces as it has. Raises ConfigError if every caption
+        is empty, or `vocab_size` is below SMALLEST_VOCABULARY.
         """
         captions = [caption for caption in captions if caption]
         if not captions:
             raise ConfigError("no captions to train a text tokenizer on: every caption is empty")
         if vocab_size < SMALLEST_VOCABULARY:
-            raise ConfigError(f"a text vocabulary of {vocab_size} is too small: bytes and specials are {SMALLEST_VOCABULARY}")
+            raise ConfigError(f"a text vocabulary of {vocab_size} is too small: bytes and specials need {SMALLEST_VOCABULARY}")
         while True:
             out = io.BytesIO()
             try:
@@ -65,7 +68,7 @@ class TextTokenizer:
                     normalization_rule_name="identity",
                     remove_extra_whitespaces=False,
                     add_dummy_prefix=False,
-                    required_chars=SPACE_SIGN,  # a corpus without a space must not leave it to the bytes
+                    required_chars=SPACE_SIGN,  # a piece of its own even if no caption has a space
                     split_digits=True,
                     pad_id=PAD,
                     unk_id=UNK,
@@ -76,7 +79,7 @@ class TextTokenizer:
                     minloglevel=2,
                 )
             except RuntimeError as error:
-                # Only "Vocabulary size too high … Please set it to a value <= N." has a remedy: take the N pieces there are.
+                # Only "Vocabulary size too high … Please set it to a value <= N." can be fixed: take those N pieces.
                 offered = str(error).rpartition("<= ")[2].rstrip(".")
                 if not offered.isdigit() or int(offered) >= vocab_size:
                     raise ConfigError(f"sentencepiece cannot train on these captions: {error}") from error
@@ -86,6 +89,7 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
+        """Number of pieces, specials included."""
         return int(self._processor.get_piece_size())
 
     def encode(self, caption: str) -> list[int]:

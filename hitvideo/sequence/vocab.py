@@ -3,9 +3,9 @@
     | specials | text pieces | level 0 sub 0 | level 0 sub 1 | … | level N sub S |
       0 … 4      … text_size                                                  size
 
-The specials are sentencepiece control symbols, so no caption can spell one. Only this file adds or subtracts an offset:
-indices (one level's integers, 0 … 2**num_bits - 1) ⇄ sub-codes (each counted from 0) ⇄ ids. A slot of a row holds one id
-per sub-code in `width` columns; columns that a slot does not use hold NONE.
+The specials are sentencepiece control symbols, so no caption can spell one. Conversions: indices (one level's integers,
+0 … 2**num_bits - 1) ⇄ sub-codes (each counted from 0) ⇄ ids. Offsets are computed here alone; `SequenceLayout.join_rows`
+adds those of `cell_tables`. A slot of a row has `width` columns, one id per sub-code; unused columns hold NONE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ArrayT = TypeVar("ArrayT")  # a numpy array or a torch tensor of integers
 
 PAD, UNK, BOS, EOS, EOV = range(5)
-NONE = PAD  # an unused sub-code column; the embedding leaves it out
+NONE = PAD  # in an unused sub-code column; the embedding ignores it there
 EOV_PIECE = "<eov>"
 
 
@@ -37,7 +37,7 @@ class IdRange(NamedTuple):
 
 
 class Vocab:
-    """Maps indices to ids and back; a pure function of the text vocabulary's size and the hierarchy."""
+    """The map between indices and ids, given by the text vocabulary's size and the hierarchy."""
 
     def __init__(self, text_size: int, hierarchy: Hierarchy) -> None:
         self.text_size = text_size
@@ -72,7 +72,10 @@ class Vocab:
         return like.new_tensor(offsets) if hasattr(like, "new_tensor") else like.dtype.type(offsets)
 
     def to_ids(self, level: int, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Indices of a level (…,) → ids (…, width), the most significant sub-code first. Raises ValueError out of range."""
+        """Indices of a level (…,) → ids (…, width), most significant sub-code first.
+
+        Raises ValueError for an index outside the level's codebook.
+        """
         import numpy as np
 
         indices = np.asarray(indices, dtype=np.int64)
@@ -97,10 +100,10 @@ class Vocab:
         return indices
 
     def cell_tables(self, cells: Sequence[int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """How the indices of whole rows become ids: shift, mask and offset, each (width, cells of all levels).
+        """Tables that turn the indices of whole rows into ids: shift, mask and offset, each (width, cells of all levels).
 
-        `cells`: how many each level has, the first levels only if there are fewer. An id is ((index >> shift) & mask) +
-        offset; an unused column gives NONE.
+        `cells`: number of cells of each level; a shorter list gives the first levels only. An id is
+        ((index >> shift) & mask) + offset; an unused column gives NONE.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Settings of the machine: devices, links, Slurm."""
+"""The section `cluster` and its part `slurm`: devices, links between them, and the head of a Slurm script."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hitvideo.errors import ConfigError
 
 
 def slurm_seconds(limit: str) -> int | None:
-    """A limit in Slurm's formats, [DAYS-]HOURS:MINUTES:SECONDS, MINUTES[:SECONDS] or DAYS-HOURS[:MINUTES]; None: no limit.
+    """Seconds of a Slurm limit: [DAYS-]HOURS:MINUTES:SECONDS, MINUTES[:SECONDS] or DAYS-HOURS[:MINUTES]; None: no limit.
 
-    Raises ConfigError for anything else.
+    Raises ConfigError for any other format.
     """
     if limit.upper() in ("UNLIMITED", "INFINITE"):
         return None
@@ -26,24 +26,28 @@ def slurm_seconds(limit: str) -> int | None:
 
 
 class SlurmSection(Section):
-    """What `hitvideo slurm` writes at the head of a job's script; null leaves a line out."""
+    """The #SBATCH lines that `hitvideo slurm` writes; null leaves a line out."""
 
     partition: str | None = None
+    """Slurm partition to submit to."""
     account: str | None = None
+    """Slurm account to charge."""
     qos: str | None = None
+    """Slurm quality of service."""
     time: str = "24:00:00"
-    """Limit of one attempt in Slurm's format; the job saves, requeues itself and goes on."""
+    """Time limit of one attempt, in Slurm's format. The job saves before it, requeues itself and resumes."""
     grace_seconds: Positive = 600
-    """How long before the limit the job is told to save: a step and a save, twice over."""
+    """How long before the limit the job is signalled to save; allow for twice the time of a step and a save."""
     cpus_per_node: Positive | None = None
+    """CPU cores per node."""
     spares: int = Field(0, ge=0)
-    """Nodes beyond those that train, for one whose pre-flight fails."""
+    """Extra nodes that replace those whose pre-flight check fails."""
 
     @field_validator("partition", "account", "qos", "time")
     @classmethod
     def _one_word(cls, word: str | None) -> str | None:
         if word is not None and not re.fullmatch(r"[\w.,:+-]+", word):
-            raise ConfigError("one word of letters, digits and . , : + - is wanted; it stands in a line of the script")
+            raise ConfigError("must be one word of letters, digits and . , : + - (it goes into an #SBATCH line)")
         return word
 
     @model_validator(mode="after")
@@ -52,23 +56,26 @@ class SlurmSection(Section):
         if limit is not None and limit < self.grace_seconds + 60:  # Slurm signals up to a minute early
             raise ConfigError(
                 f"time {self.time} is not a minute longer than grace_seconds {self.grace_seconds}: "
-                "every attempt would be told to stop as it starts; raise the one or lower the other"
+                "every attempt would be stopped as it starts; raise time or lower grace_seconds"
             )
         return self
 
 
 class ClusterSection(Section):
-    """The machine, for MFU and `hitvideo plan`."""
+    """The machine a run is planned for; MFU and `hitvideo plan` use it."""
 
     nodes: Positive = 1
+    """Nodes that train."""
     devices_per_node: Positive = 1
+    """GPUs (or CPU processes) per node."""
     peak_tflops: float = Field(gt=0)
     """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
     memory_gib: float = Field(gt=0)
-    """Per device."""
+    """Memory of one device."""
     near_gbs: float = Field(450.0, gt=0)
-    """What a device sends to another of its node, in 10⁹ bytes per second (NVLink 4: 450)."""
+    """Bandwidth from a device to another in its node, in 10⁹ bytes per second (NVLink 4: 450)."""
     far_gbs: float = Field(50.0, gt=0)
-    """What a device sends to another node (400 Gbit/s for each: 50)."""
+    """Bandwidth from a device to another node, in 10⁹ bytes per second (400 Gbit/s per device: 50)."""
     assumed_mfu: Fraction = 0.4
+    """Share of the peak that the plan assumes a step reaches."""
     slurm: SlurmSection = SlurmSection()

@@ -1,4 +1,4 @@
-"""Settings of the data that training reads."""
+"""The sections `data` and `limits` of training: which clips or tokens a run reads, and which videos are rejected."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from hitvideo.config import Fraction, Positive, Section
 
 
 class LimitsSection(Section):
-    """What a source video may cost before it is rejected."""
+    """The largest source video that is decoded; a larger one is rejected."""
 
     max_pixels: Positive = 7680 * 4320
-    """Per frame."""
+    """Most pixels per frame."""
     max_seconds: float = Field(6 * 3600.0, gt=0)
-    """Duration claimed by the container."""
+    """Longest duration that the container may claim."""
     max_bytes: Positive = 4 << 30
+    """Largest file."""
 
 
 class ClipDataSection(Section):
-    """Video shards as the input of tokenizer training."""
+    """Video shards as the input of video-tokenizer training."""
 
     video_shards: str | None = None
     """A folder of video shards, or a glob of .tar files."""
     validation_clips: Positive = 32
-    """Held out of training: the last clips of the last shards (whole sources, where shards keep them together)."""
+    """Clips held out of training: the last ones of the last shards (whole sources, if shards keep them together)."""
     random_start: bool = False
     """Cut a training clip anywhere in its video; false: always at the video's start, which is cheapest to decode."""
     workers: int = Field(0, ge=0)
-    """Decoding threads beside the training one; 0 and 1 are the same."""
+    """Threads that decode ahead of training, per rank; 0 means 1."""
 
 
 class BlendPart(Section):
-    """One dataset of several."""
+    """One dataset of a blend."""
 
     manifest: str
+    """manifest.json of a finished tokenization."""
     weight: float = Field(gt=0)
-    """Its share of the samples drawn, beside the others' weights; small datasets are repeated sooner."""
+    """Share of the draws, relative to the other parts' weights; a small dataset repeats sooner."""
 
 
 class TokenDataSection(Section):
-    """Token shards as the input of pretraining."""
+    """Token shards as the input of language-model training."""
 
     manifest: str | None = None
     """manifest.json of a finished tokenization."""
     blend: tuple[BlendPart, ...] = ()
-    """Several datasets, drawn by weight; instead of `manifest`."""
+    """Several datasets drawn by weight, as a list of {manifest, weight}; used instead of `manifest`."""
     workers: int = Field(1, ge=0)
-    """Threads that read ahead, per rank; 0: none. They change no batch."""
+    """Threads that read ahead, per rank; 0: none. Their number does not change any batch."""
     validation_samples: int = Field(64, ge=0)
-    """Held out of training: the dataset's last samples (whole sources, where shards keep them together)."""
+    """Samples held out of training: the dataset's last ones (whole sources, if shards keep them together)."""
     caption_dropout: Fraction = 0.1
-    """Share of captions replaced by the empty one: what guidance needs."""
+    """Share of captions replaced by the empty one, which trains the unconditional model that guidance needs."""
     read_together: Positive = 256
-    """Consecutive samples that are read together: the order permutes these groups, then the samples within each."""
+    """Consecutive samples read together: the data order shuffles these groups, then the samples within each."""

@@ -1,4 +1,4 @@
-"""Settings of the language model and its text."""
+"""The sections `llm` and `text`: the language model's shape, and its text tokenizer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ class LLMSection(Section):
     """The decoder-only transformer."""
 
     layers: Positive
+    """Transformer blocks."""
     width: Positive
-    """D, the residual stream."""
+    """Width of the residual stream, D."""
     heads: Positive
+    """Query heads; they must divide `width`."""
     kv_heads: Positive
     """Key/value heads of grouped-query attention; equal to `heads` for plain multi-head attention."""
     hidden: Positive
     """Width inside SwiGLU."""
     rope_axes: tuple[Positive, Positive, Positive]
-    """Dimensions of a head that rotate with t, h and w; even, their sum is width / heads."""
+    """Dimensions of a head that rotate with t, h and w: even numbers that sum to width / heads."""
     rope_theta: float = Field(10000.0, gt=1)
+    """Base of RoPE's frequencies."""
     norm_eps: float = Field(1e-5, gt=0)
+    """Epsilon of every RMSNorm."""
     qk_norm: bool = False
+    """Apply RMSNorm to queries and keys, per head."""
     attention: Literal["auto", "flash", "sdpa"] = "auto"
+    """Attention kernel. flash: flash-attn; sdpa: PyTorch's; auto: flash-attn if it can run here."""
 
     @model_validator(mode="after")
     def _check(self) -> LLMSection:
@@ -44,9 +50,11 @@ class LLMSection(Section):
 
 
 class TextSection(Section):
+    """The text tokenizer, and the part of a row that holds the caption."""
+
     model: str | None = None
     """A sentencepiece `.model`; null: the run trains one on its dataset's captions and keeps it in the run directory."""
     vocab_size: int = Field(32000, ge=261)
-    """Ids reserved for text; a model may use fewer."""
+    """Ids reserved for text; the text tokenizer may use fewer."""
     window: int = Field(128, ge=2)
-    """Slots for BOS, caption and EOS."""
+    """Slots for BOS, caption and EOS; longer captions are cut."""

@@ -1,10 +1,10 @@
-"""The three kinds of run, and how a YAML becomes one of them. Their sections stand in `sections.py`.
+"""The three kinds of run, and how a YAML file becomes one of them. Their sections are in the other files of this room.
 
     program: video_tokenizer   →  VideoTokenizerRun   python -m pretrain.video_tokenizer RUN.yaml
     program: tokenize_shards   →  TokenizeRun         python -m tokenize_shards RUN.yaml
     program: pretrain          →  PretrainRun         python -m pretrain RUN.yaml
 
-Each fact stands once: sequence length, vocabulary size and gradient accumulation are derived, never written down.
+Each fact has one place: sequence length, vocabulary size and gradient accumulation are computed, never set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from hitvideo import config
 from hitvideo.config import Section
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape, Hierarchy
-from hitvideo.settings import programs
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.data import ClipDataSection, LimitsSection, TokenDataSection
 from hitvideo.settings.language_model import LLMSection, TextSection
@@ -32,6 +31,8 @@ RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
 
 
 class BaseRun(Section):
+    """The sections that both training programs have."""
+
     run: RunSection
     clip: ClipShape
     hierarchy: Hierarchy
@@ -45,16 +46,20 @@ class BaseRun(Section):
 
 
 class VideoTokenizerRun(BaseRun):
+    """A run that trains a video tokenizer."""
+
     program: Literal["video_tokenizer"]
+    """The program that runs this file."""
     video_tokenizer: VideoTokenizerSection
     loss: LossSection = LossSection()
     phases: tuple[PhaseSection, ...] = ()
-    """The progressive schedule; none: one phase of train.steps."""
+    """The progressive schedule, a list of phases; empty: one phase of train.steps."""
     data: ClipDataSection = ClipDataSection()
     limits: LimitsSection = LimitsSection()
     parallel: ParallelSection = ParallelSection(zero_stage=1)
     faults: FaultsSection = FaultsSection(spike_sigmas=None)
-    """No spikes: a step's loss hangs on how many of its clips were drawn unquantised or with few levels."""
+    """How a run handles bad steps and hangs by itself. Spike detection is off: the loss depends on how many clips were drawn
+    unquantised or with few levels."""
     train: TrainSection
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection
@@ -74,23 +79,25 @@ class VideoTokenizerRun(BaseRun):
             except ConfigError as error:
                 raise ConfigError(f"phase '{phase.name}': size {list(phase.size or ())}: {error}") from error
         if self.loss.adversarial.weight and not any(phase.adversarial for phase in self.phases):
-            raise ConfigError("loss.adversarial.weight is above 0, no phase is adversarial; say `adversarial: true` in a phase")
+            raise ConfigError("loss.adversarial.weight is above 0, no phase is adversarial; set adversarial: true in one")
         return self
 
     def clip_in(self, phase: PhaseSection) -> ClipShape:
-        """The clips of a phase."""
+        """The shape of a phase's clips."""
         height, width = phase.size or (self.clip.height, self.clip.width)
         return self.clip.model_copy(update={"height": height, "width": width})
 
     @property
     def schedule(self) -> tuple[PhaseSection, ...]:
+        """The phases; without any, one of all steps."""
         return self.phases or (PhaseSection(name="all", steps=self.train.steps),)
 
 
 class TokenizeRun(Section):
-    """Clip shape and hierarchy are the video tokenizer's own; they are not repeated here."""
+    """A job that tokenizes video shards. Clip shape and hierarchy come with the video tokenizer's weights."""
 
     program: Literal["tokenize_shards"]
+    """The program that runs this file."""
     run: RunSection
     video_tokenizer: TrainedTokenizerSection = TrainedTokenizerSection()
     data: TokenizeDataSection = TokenizeDataSection()
@@ -100,7 +107,10 @@ class TokenizeRun(Section):
 
 
 class PretrainRun(BaseRun):
+    """A run that trains a language model."""
+
     program: Literal["pretrain"]
+    """The program that runs this file."""
     video_tokenizer: TrainedTokenizerSection = TrainedTokenizerSection()
     llm: LLMSection
     text: TextSection = TextSection()
@@ -112,7 +122,7 @@ class PretrainRun(BaseRun):
 
     @model_validator(mode="after")
     def _check_tensor_parallel(self) -> PretrainRun:
-        """What the layout must divide. (7B and below want a tensor size of 1 or 2: larger ones trade speed for memory.)"""
+        """Raise ConfigError if the ranks cannot share heads, matrices or slots equally."""
         tensor, context = self.parallel.tensor, self.parallel.context
         each = tensor * context
         for name, size in {"llm.heads": self.llm.heads, "llm.kv_heads": self.llm.kv_heads}.items():
@@ -141,26 +151,26 @@ COMMANDS = {"video_tokenizer": "pretrain.video_tokenizer", "tokenize_shards": "t
 
 
 def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
-    """A run of any kind; `program:` in the file says which."""
+    """A run of any kind, chosen by `program` in the file. Raises ConfigError for a wrong file or override."""
     content = config.apply_overrides(config.resolve(path), overrides)
     program = content.get("program")
     if program not in RUNS:
-        raise ConfigError(f"{path}: 'program' says which program runs this file, one of {', '.join(RUNS)}; got {program!r}")
+        raise ConfigError(f"{path}: 'program' names the program that runs this file, one of {', '.join(RUNS)}; got {program!r}")
     run = config.build(RUNS[program], content, str(path))
     assert isinstance(run, VideoTokenizerRun | TokenizeRun | PretrainRun)
     return run
 
 
 def load_settings_as(kind: type[RunT], path: Path | str, overrides: Sequence[str] = ()) -> RunT:
-    """A run that must be of one kind; the error names the program the file is for."""
+    """A run of one kind. Raises ConfigError for another kind, and names the program that runs the file."""
     run = load_settings(path, overrides)
     if not isinstance(run, kind):
-        raise ConfigError(f"{path} is a run of another program; start it with: python -m {COMMANDS[run.program]} {path}")
+        raise ConfigError(f"{path} is for another program; start it with: python -m {COMMANDS[run.program]} {path}")
     return run
 
 
-def check_layout(settings: programs.VideoTokenizerRun | programs.PretrainRun) -> None:
-    """Raise ConfigError where the run does not divide over the cluster's devices."""
+def check_layout(settings: VideoTokenizerRun | PretrainRun) -> None:
+    """Raise ConfigError if the run does not divide over the cluster's devices."""
     cluster, parallel = settings.cluster, settings.parallel
     world, each = cluster.nodes * cluster.devices_per_node, parallel.tensor * parallel.context
     if world % each:

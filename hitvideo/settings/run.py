@@ -1,6 +1,7 @@
-"""The typed sections that say where a run runs and how it is kept: checkpoints, faults, tracking, cluster, Slurm.
+"""The sections `run`, `checkpoint`, `faults` and `tracking`: a run's name, its saves, its handling of faults, its log.
 
-None of them changes a number. What a key means is the string under it.
+Two keys change the numbers: `run.seed`, and `faults.spike_sigmas`, which decides which steps update the weights (as do
+`faults.spike_window` and `faults.patience`).
 """
 
 from __future__ import annotations
@@ -14,47 +15,15 @@ from hitvideo.config import Positive, Section
 from hitvideo.errors import ConfigError
 
 
-class CheckpointSection(Section):
-    every: Positive = 1000
-    """Steps between checkpoints; the last step always saves one."""
-    keep_last: Positive = 2
-    """Newest ones that are kept."""
-    keep_every: Positive | None = None
-    """Those of steps that are multiples of this are kept for good."""
-    patience_seconds: float = Field(300.0, ge=0)
-    """How long a run that ends or stops waits for space on a full disk before its last steps are lost."""
-
-
-class FaultsSection(Section):
-    """What a run does when something goes wrong that nobody can mend while it runs."""
-
-    spike_sigmas: float | None = Field(6.0, gt=0)
-    """A step is skipped where its loss is not finite, or (null: never) so many standard deviations above the mean …"""
-    spike_window: int = Field(128, ge=8)
-    """… of so many good steps before it; until there are that many, only losses that are not finite count."""
-    patience: Positive = 5
-    """So many bad steps in a row, and the run goes back to its last checkpoint and on with the data behind them …"""
-    most_rollbacks: int = Field(3, ge=0)
-    """… at most so often; then it ends as a fault."""
-    hang_seconds: float = Field(1800.0, gt=0)
-    """Without a sign of life for so long, every rank writes its stacks beside its heartbeat, and the job ends."""
-    heartbeat_seconds: float = Field(10.0, gt=0)
-    """Between two writings of a rank's heartbeat file."""
-
-
-class TrackingSection(Section):
-    enabled: bool = True
-    uri: str | None = None
-    """MLflow server or store; null: MLFLOW_TRACKING_URI, else sqlite beside the runs."""
-    experiment: str = "hitvideo"
-
-
 class RunSection(Section):
+    """Name, place and seed of a run."""
+
     name: str
-    """Names the run directory and the MLflow run."""
+    """Name of the run directory and of the MLflow run."""
     root: str = "runs"
-    """Directory of run directories."""
+    """Directory that holds the run directories."""
     seed: int = 0
+    """Seed of initial weights, data order and dropout."""
 
     @field_validator("name")
     @classmethod
@@ -66,3 +35,45 @@ class RunSection(Section):
     @property
     def directory(self) -> Path:
         return Path(self.root) / self.name
+
+
+class CheckpointSection(Section):
+    """When checkpoints are saved, and which are kept."""
+
+    every: Positive = 1000
+    """Steps between checkpoints; the last step always saves one."""
+    keep_last: Positive = 2
+    """How many of the newest checkpoints are kept."""
+    keep_every: Positive | None = None
+    """Checkpoints at multiples of this step are kept for good; null: none."""
+    patience_seconds: float = Field(300.0, ge=0)
+    """How long the final save waits for disk space before it gives up."""
+
+
+class FaultsSection(Section):
+    """How a run handles bad steps and hangs by itself."""
+
+    spike_sigmas: float | None = Field(6.0, gt=0)
+    """Skip a step whose loss is this many standard deviations above the mean of recent losses; null: never. A step whose
+    loss is not finite is always skipped."""
+    spike_window: int = Field(128, ge=8)
+    """How many good steps that mean covers; until there are that many, only losses that are not finite are skipped."""
+    patience: Positive = 5
+    """After this many bad steps in a row, return to the last checkpoint and continue past their data."""
+    most_rollbacks: int = Field(3, ge=0)
+    """How often a run may return to a checkpoint before it ends with an error."""
+    hang_seconds: float = Field(1800.0, gt=0)
+    """If a rank makes no progress for this long, all ranks dump their stacks and the job exits."""
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    """Seconds between two writes of a rank's heartbeat file."""
+
+
+class TrackingSection(Section):
+    """The MLflow log of a run."""
+
+    enabled: bool = True
+    """Log to MLflow, in addition to the files of the run directory."""
+    uri: str | None = None
+    """MLflow server or store; null: MLFLOW_TRACKING_URI, else a sqlite file in run.root."""
+    experiment: str = "hitvideo"
+    """Name of the MLflow experiment."""

@@ -1,4 +1,4 @@
-"""The typed sections of the offline job alone. What a key means is the string under it."""
+"""The sections `data` and `task` of tokenize_shards: what is tokenized and how, and which part this process does."""
 
 from __future__ import annotations
 
@@ -18,40 +18,42 @@ class TokenizeDataSection(Section):
     out: str | None = None
     """Directory for token shards, receipts and manifest.json; any file system with hard links."""
     buckets: tuple[ClipShape, ...] = ()
-    """Clip shapes; a video goes to the one nearest to its own shape, of those to the longest that it fills. A shape of one
-    frame takes pictures. Empty: the video tokenizer's own clip."""
+    """Clip shapes. Each video goes to the bucket of nearest aspect ratio; among equals, to the longest it can fill. A bucket
+    of one frame takes pictures. Empty: the video tokenizer's own clip."""
     fit: Literal["cover", "contain", "stretch"] = "cover"
-    """How a picture of another shape fills a clip: cropped at the centre, with black bars, or out of proportion."""
+    """How a frame fills a clip of another shape. cover: crop at the centre; contain: black bars; stretch: distort."""
     clips_per_video: Positive = 1
-    """At most so many clips are cut out of one video, in one pass."""
+    """Most clips that are cut from one video."""
     clip_stride: float | None = Field(None, gt=0)
-    """Seconds from a clip's start to the next one's, at least a clip's length; null: one follows right after the other."""
+    """Seconds between the starts of a video's clips, at least a clip's length; null: exactly a clip's length."""
     batch: Positive = 16
     """Clips encoded at a time."""
     chunk: Positive | None = None
     """Frames that pass through the encoder at a time, for long clips; null: all."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the encoder; auto: bf16 on a GPU, fp32 on a CPU."""
+    """Precision of the encoder; auto: bf16 on a GPU, fp32 on a CPU."""
     compile: bool = False
-    """torch.compile the encoder: slower to start, faster on a GPU."""
+    """Compile the encoder with torch.compile: slower to start, faster on a GPU."""
     agreement: Fraction = 0.9
-    """Least share of a golden clip's bits that must equal fp32 on the CPU; below, the device or its libraries are wrong."""
+    """Smallest share of a golden clip's bits that must equal fp32 on the CPU; with less the job refuses to start."""
     workers: int | None = Field(None, ge=0)
-    """Decoding processes; null: one less than there are cores, at least one. 0: decode in this process, without limits."""
+    """Decoding processes; null: one less than the cores, at least one; 0: decode in this process, without limits."""
     decode_seconds: float = Field(120.0, gt=0)
-    """Longest time for one video, before its worker is ended and the video rejected."""
+    """Longest time to decode one video; after that its worker is killed and the video rejected."""
     decode_gib: float = Field(4.0, gt=0)
-    """Most memory of one worker."""
+    """Most memory of one decoding process."""
 
 
 class TaskSection(Section):
-    """Which part of the job this process does first; null: SLURM_ARRAY_TASK_ID / _COUNT, else all of it."""
+    """Which share of the shards this process does first."""
 
     index: int | None = Field(None, ge=0)
+    """This task's number, from 0; null: from SLURM_ARRAY_TASK_ID, else 0."""
     count: Positive | None = None
+    """Number of tasks; null: SLURM_ARRAY_TASK_COUNT, else 1."""
     lease_seconds: float = Field(120.0, gt=0)
-    """A task that has not been heard of for so long is taken for dead, and others do its shards."""
+    """A task silent for this long counts as dead; others take over its shards."""
     engine: Literal["tasks", "ray"] = "tasks"
-    """ray: map the shards over a Ray cluster instead (`--engine ray`)."""
+    """What distributes the shards. tasks: leases in the file system; ray: a Ray cluster (`--engine ray`)."""
     retry_rejects: bool = False
-    """Do the shards with rejects again, this task's own ones (`--retry-rejects`)."""
+    """Do this task's shards that have rejects again (`--retry-rejects`)."""

@@ -1,4 +1,4 @@
-"""The typed sections that runs are made of. What a key means is the string under it; `schema.py` puts them together."""
+"""The sections `parallel` and `train`: how a run is divided over devices, and how its weights are updated."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from hitvideo.config import Fraction, Positive, Section
 from hitvideo.errors import ConfigError
 
 _REFUSED = {
-    "pipeline": "DeepSpeed's pipeline takes ZeRO 0 and 1 only, and no model of another library's layers; use tensor or context",
-    "hpz": "ZeRO++'s secondary shards are cut from consecutive ranks, which tensor parallelism divides otherwise",
-    "qgz": "ZeRO++'s quantised gradients travel in groups of consecutive ranks, which tensor parallelism divides otherwise",
-    "mics": "MiCS' shard groups are cut from consecutive ranks, which tensor parallelism divides otherwise",
+    "pipeline": "DeepSpeed's pipeline takes ZeRO 0 and 1 only, and only models of DeepSpeed's layers; use tensor or context",
+    "hpz": "ZeRO++'s secondary shards need groups of consecutive ranks, which tensor parallelism already uses",
+    "qgz": "ZeRO++'s quantised gradients need groups of consecutive ranks, which tensor parallelism already uses",
+    "mics": "MiCS' shards need groups of consecutive ranks, which tensor parallelism already uses",
 }
 
 
 class ParallelSection(Section):
-    tensor: Positive = 1
-    """Megatron tensor-parallel size."""
-    sequence: bool = False
-    """Within the tensor-parallel ranks, divide the slots too where they would hold copies: norms and residual stream."""
-    context: Positive = 1
-    """Ranks that share a row's slots (Ulysses): for rows whose activations do not fit one device."""
-    zero_stage: Literal[0, 1, 2, 3] = 3
-    activation_checkpointing: Literal["none", "selective", "block"] = "none"
-    """What the backward computes again instead of keeping it. selective: attention's core and SwiGLU's product only."""
+    """How the model, its rows and the optimizer's states are divided over ranks; none of it changes what is computed."""
 
+    tensor: Positive = 1
+    """Tensor-parallel ranks (Megatron), which share every matrix."""
+    sequence: bool = False
+    """Sequence parallelism: also split slots over the tensor-parallel ranks, in norms and the residual stream."""
+    context: Positive = 1
+    """Context-parallel ranks (Ulysses), which share a row's slots; for rows whose activations do not fit one device."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """What ZeRO shards over the ranks. 1: Adam's states; 2: gradients too; 3: weights too; 0: nothing."""
+    activation_checkpointing: Literal["none", "selective", "block"] = "none"
+    """What the backward pass recomputes instead of keeping. selective: attention's core and SwiGLU's product only."""
     bucket: Positive = 50_000_000
-    """Elements of gradients that ZeRO reduces together."""
+    """Gradient elements that ZeRO reduces at a time."""
     live_parameters: Positive = 1_000_000_000
-    """ZeRO-3 keeps at most so many gathered, and lets those that are needed again soon stay."""
+    """Most parameters ZeRO-3 keeps gathered at once."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,35 +45,44 @@ class ParallelSection(Section):
     @model_validator(mode="after")
     def _check(self) -> ParallelSection:
         if self.sequence and self.tensor == 1:
-            raise ConfigError("parallel.sequence divides slots over the tensor-parallel ranks, and parallel.tensor is 1")
+            raise ConfigError("parallel.sequence splits slots over tensor-parallel ranks, but parallel.tensor is 1; raise it")
         return self
 
 
 class TrainSection(Section):
+    """Batch, optimizer (AdamW), learning rate and the rhythm of logging."""
+
     steps: Positive
+    """Optimizer steps of the whole run."""
     global_batch: Positive
     """Rows (or clips) per optimizer step over all ranks."""
     micro_batch: Positive
-    """Rows (or clips) per forward per rank."""
+    """Rows (or clips) per forward pass and rank."""
     dtype: Literal["fp32", "bf16"] = "bf16"
+    """Precision of forward and backward passes; master weights, gradients and Adam's states are fp32."""
     lr: float = Field(3e-4, gt=0)
+    """Highest learning rate, reached after the warm-up."""
     min_lr_ratio: Fraction = 0.1
-    """The cosine ends at lr × this."""
+    """The cosine schedule ends at lr × this."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises linearly to `lr`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Adam's decay rates of the first and second moment."""
     weight_decay: float = Field(0.1, ge=0)
-    """On matrices only; norms, biases and embeddings of levels have none."""
+    """AdamW's weight decay, of matrices only; norms, biases and level embeddings have none."""
     clip: float = Field(1.0, gt=0)
-    """Largest global gradient norm."""
+    """Largest global gradient norm; larger gradients are scaled down to it."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights, which `weights/` then holds; 0: none."""
+    """Decay of an exponential moving average of the weights, which `weights/` then holds; 0: no average."""
     log_every: Positive = 10
+    """Steps between rows of metrics."""
     validate_every: Positive = 500
+    """Steps between validations."""
     validation_batches: int = Field(4, ge=0)
-    """Micro-batches per rank in a validation; 0 skips it."""
+    """Micro-batches per rank in one validation; 0: never validate."""
 
     def accumulation(self, data_ranks: int) -> int:
-        """Micro-batches per step and rank. Raises ConfigError where the global batch does not divide."""
+        """Micro-batches per step and rank. Raises ConfigError if they do not divide the global batch."""
         rows = self.micro_batch * data_ranks
         if self.global_batch % rows:
             raise ConfigError(
@@ -82,7 +93,9 @@ class TrainSection(Section):
 
 
 class LLMTrainSection(TrainSection):
+    """Batch, optimizer (AdamW), learning rate, loss weights and the rhythm of logging."""
+
     text_loss_weight: float = Field(0.1, ge=0)
-    """Of a caption token's loss, beside 1 for a video token's."""
+    """Weight of a caption token's loss; a video token's is 1."""
     level_balance: Fraction = 0.0
-    """0: every token counts the same; 1: every level does, so that the few coarse tokens carry the meaning sooner."""
+    """0: every video token has the same weight; 1: every level has, which favours the few coarse tokens."""

@@ -1,4 +1,4 @@
-"""Settings of the video tokenizer: network, losses, phases."""
+"""The sections `video_tokenizer`, `loss` and `phases`: the video tokenizer's network, what it learns, and in which order."""
 
 from __future__ import annotations
 
@@ -13,78 +13,90 @@ class VideoTokenizerSection(Section):
     """The 3D causal VAE and its quantiser."""
 
     quantizer: Literal["lfq", "fsq"] = "lfq"
+    """How latents become bits. lfq: lookup-free quantisation; fsq: finite scalar quantisation."""
     patch: Literal[1, 2, 4] = 1
-    """Pixels per side folded into channels before the first convolution."""
+    """Pixels per side that are folded into channels before the first convolution."""
     channels: tuple[Positive, ...] = (64, 128, 256)
     """Width before the first and after each down-sampling step; their number follows from the finest level's `down`."""
     blocks: Positive = 2
     """Residual blocks per width."""
     latent_channels: Positive = 16
+    """Channels of the latents that are quantised."""
 
 
 class PerceptualSection(Section):
     """LPIPS between reconstruction and video."""
 
     weight: float = Field(0.0, ge=0)
+    """Weight of LPIPS in the loss."""
     weights: str | None = None
-    """Folder with the public VGG-16 and LPIPS files (see hitvideo/metrics/lpips.py); null: the weight counts as zero."""
+    """Folder with the public VGG-16 and LPIPS files (see hitvideo/metrics/lpips.py); null: train without LPIPS."""
 
 
 class AdversarialSection(Section):
-    """A 3D patch discriminator, in the phases that say `adversarial: true`."""
+    """A 3D patch discriminator, used in phases with `adversarial: true`."""
 
     weight: float = Field(0.0, ge=0)
-    """Length of the adversarial gradient at the video, as a share of the reconstruction's."""
+    """Norm of the adversarial gradient at the video, as a share of the reconstruction gradient's."""
     lecam: float = Field(0.001, ge=0)
+    """Weight of LeCam regularisation in the discriminator's loss."""
     channels: Positive = 64
+    """Width of the discriminator's first layer."""
     layers: Positive = 3
-    """Steps of stride 2: a patch judges 8×8 pixels of 4 frames by 3, and twice as much by each one more."""
+    """Down-sampling layers: with 3 there is one logit per 8×8 pixels and 4 frames; each further layer doubles all three."""
 
 
 class LossSection(Section):
     """Weights of the video tokenizer's losses."""
 
     l1: float = Field(1.0, ge=0)
+    """Weight of the mean absolute error of pixels."""
     l2: float = Field(0.0, ge=0)
+    """Weight of the mean squared error of pixels."""
     log_l2: float = Field(0.0, ge=0)
-    """Of the mean over clips of log(l2 of the clip): unlike l1 and l2 it does not fade beside the codes' losses as l2 falls."""
+    """Weight of mean log(l2) over clips. Its gradient keeps its size relative to the code losses as l2 shrinks."""
     entropy: float = Field(0.1, ge=0)
-    """Of (per-sample − batch) entropy, LFQ only."""
+    """Weight of the entropy loss (per-sample minus batch entropy); LFQ only."""
     entropy_boost: float = Field(3.0, ge=1)
-    """The entropy weight starts this many times higher …"""
+    """At step 0 the entropy weight is this many times higher (MAGVIT-v2)."""
     entropy_anneal_steps: int = Field(2000, ge=0)
-    """… and falls to its value linearly over so many steps (MAGVIT-v2)."""
+    """Steps over which the entropy weight falls linearly from its boosted value to `entropy`."""
     commitment: float = Field(0.25, ge=0)
+    """Weight of the commitment loss, which pulls the latents to their codes."""
     perceptual: PerceptualSection = PerceptualSection()
     adversarial: AdversarialSection = AdversarialSection()
     level_dropout: Fraction = 0.5
-    """Share of training clips decoded from a random prefix of the levels, so that every prefix decodes."""
+    """Share of training clips that are decoded from a random prefix of the levels, which makes every prefix decode."""
     unquantized_until: Fraction = 0.0
-    """Codes come in gradually: the share of clips that pass unquantised falls from 1 to 0 over this part of the first phase
-    that is quantised."""
+    """Quantisation is phased in over this fraction of the first quantised phase: at first all clips pass unquantised."""
 
 
 class PhaseSection(Section):
     """One phase of the video tokenizer's schedule."""
 
     name: str
+    """Name of the phase, for the log and for errors."""
     steps: Positive
+    """Steps of the phase; all phases together have train.steps."""
     quantized: bool = True
-    """false: latents pass unquantised and the codes learn nothing: encoder and decoder come first."""
+    """Quantise the latents; false: they pass as they are, so that encoder and decoder learn first."""
     levels: Positive | None = None
-    """Only so many of the coarsest levels are used; null: all."""
+    """How many of the coarsest levels are used; null: all."""
     level_dropout: Fraction | None = None
-    """null: loss.level_dropout. 0 in a last phase gives all levels together a little, and takes nothing from prefixes."""
+    """The phase's loss.level_dropout; null: the run's. 0 in the last phase slightly improves decoding from all levels and
+    does not hurt prefixes."""
     train: Literal["all", "decoder"] = "all"
-    """decoder: encoder and quantiser keep their weights, so codes made before stay valid."""
+    """What is trained. decoder: encoder and quantiser keep their weights, so existing codes stay valid."""
     adversarial: bool = False
-    """The discriminator learns, and the decoder from it."""
+    """Train the discriminator, and the tokenizer against it."""
     size: tuple[Positive, Positive] | None = None
-    """Height and width of the phase's clips; null: the run's. (tokens_per_s and mfu always count the run's own size.)"""
+    """Height and width of the phase's clips; null: the run's. tokens_per_s and mfu count the phase's clips."""
     lr: float | None = Field(None, gt=0)
-    """Where the phase's own cosine starts; null: train.lr."""
+    """Learning rate at the start of the phase's own cosine schedule; null: train.lr."""
 
 
 class TrainedTokenizerSection(Section):
+    """A trained video tokenizer."""
+
     weights: str | None = None
     """The `weights` directory of a video tokenizer's run."""

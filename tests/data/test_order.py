@@ -17,15 +17,15 @@ def test_permute_is_a_bijection(size: int) -> None:
         assert sorted(found.tolist()) == list(range(size))
 
 
-@pytest.mark.parametrize(("size", "block"), [(1, 1), (7, 3), (64, 8), (65, 8), (100, 256), (1000, 32), (33, 1), (5, 5)])
-def test_every_epoch_holds_every_sample_once(size: int, block: int) -> None:
-    order = Order(size, seed=3, read_together=block)
+@pytest.mark.parametrize(("size", "read_together"), [(1, 1), (7, 3), (64, 8), (65, 8), (100, 256), (1000, 32), (33, 1), (5, 5)])
+def test_every_epoch_holds_every_sample_once(size: int, read_together: int) -> None:
+    order = Order(size, seed=3, read_together=read_together)
     for epoch in range(4):
         found = order(np.arange(epoch * size, (epoch + 1) * size))
         assert sorted(found.tolist()) == list(range(size))
 
 
-def test_any_positions_in_any_order_and_number() -> None:
+def test_any_draws_in_any_order_and_number() -> None:
     order = Order(103, seed=1, read_together=8)
     whole = order(np.arange(500))
     draws = np.random.default_rng(0).integers(0, 500, 300)
@@ -35,16 +35,16 @@ def test_any_positions_in_any_order_and_number() -> None:
     assert order([]).shape == (0,)
 
 
-def test_blocks_stay_together() -> None:
-    """Every run of 8 draws is one block of 8 samples; the 103 - 96 left over come last."""
+def test_groups_stay_together() -> None:
+    """Every 8 draws are one group of 8 samples; the 103 - 96 left over come last."""
     order = Order(103, seed=2, read_together=8)
     for epoch in range(3):
         found = order(np.arange(epoch * 103, (epoch + 1) * 103))
-        blocks = [set(found[start : start + 8] // 8) for start in range(0, 103, 8)]
-        assert all(len(block) == 1 for block in blocks)
-        assert blocks[-1] == {12}
-        firsts = [min(block) for block in blocks[:-1]]
-        assert firsts != sorted(firsts), "the blocks themselves are shuffled"
+        groups = [set(found[start : start + 8] // 8) for start in range(0, 103, 8)]
+        assert all(len(group) == 1 for group in groups)
+        assert groups[-1] == {12}
+        firsts = [min(group) for group in groups[:-1]]
+        assert firsts != sorted(firsts), "the groups themselves are shuffled"
         within = found[:8] % 8
         assert within.tolist() != sorted(within.tolist()), "and the samples within"
 
@@ -59,8 +59,8 @@ def test_epochs_and_seeds_differ() -> None:
         assert sum(a == b for a, b in zip(one, other, strict=True)) <= 12
 
 
-def test_far_positions() -> None:
-    """A run of 2^40 samples is as cheap as a short one, and nothing overflows."""
+def test_far_draws() -> None:
+    """After 2^40 samples nothing overflows."""
     size = 10**9 + 7
     found = Order(size, seed=9, read_together=256)(np.arange(2**40, 2**40 + 1000))
     assert found.min() >= 0
@@ -69,7 +69,7 @@ def test_far_positions() -> None:
 
 
 def test_golden() -> None:
-    """Resuming after an upgrade must find the same order: these are the numbers as first released."""
+    """A run resumed after an upgrade must have the same order: these are the numbers of the first release."""
     found = Order(20, seed=7, read_together=4)(np.arange(20)).tolist()
     assert found == [13, 14, 12, 15, 18, 17, 19, 16, 5, 7, 6, 4, 11, 9, 8, 10, 2, 0, 3, 1]
 

@@ -1,4 +1,4 @@
-"""Token shards: the same bytes every time, read by webdataset itself, and no damage goes unseen."""
+"""Token shards: reproducible bytes, readable by webdataset, and all damage is detected."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_index_finds_every_sample(tmp_path: Path) -> None:
 
 
 def test_no_samples(tmp_path: Path) -> None:
-    """A video shard of which every clip was rejected."""
+    """A video shard whose clips were all rejected."""
     assert commit(tmp_path, "000000", [], receipt(0), "x")
     write_manifest(tmp_path, [json.loads(shard_paths(tmp_path, "000000")[2].read_text())], {})
     assert len(TokenDataset(tmp_path / "manifest.json")) == 0
@@ -86,7 +86,7 @@ def test_the_smallest_dtype_that_holds_them(largest: int, dtype: str) -> None:
 
 
 def test_codes_that_do_not_fill_the_grids() -> None:
-    with pytest.raises(ShardError, match="11 indices do not fill the grids"):
+    with pytest.raises(ShardError, match=r"11 .*\[1, 2, 2\], \[2, 2, 2\]"):
         unpack_codes(np.zeros(11, np.uint16), [(1, 2, 2), (2, 2, 2)])
 
 
@@ -114,7 +114,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def damaged(manifest: Path) -> list[int]:
-    """Numbers of the samples that are refused, each under its own name."""
+    """Numbers of the samples that raise, each with its own place in the message."""
     data = TokenDataset(manifest)
     complaints = {}
     for number in range(len(data)):
@@ -136,7 +136,7 @@ def test_random_access(dataset: Path) -> None:
 
 
 def test_any_flipped_byte_is_seen(dataset: Path) -> None:
-    """In the payload, a header or a caption: of that sample, and of no other."""
+    """In the payload, a header or a caption: that sample raises, and no other."""
     tar, index_path, _ = shard_paths(dataset.parent, "000001")
     whole, index = tar.read_bytes(), np.load(index_path)
     for number in range(5):
@@ -164,14 +164,14 @@ def test_a_missing_tar_and_index_are_named(dataset: Path) -> None:
         TokenDataset(dataset)[0]
     receipts = [json.loads(shard_paths(dataset.parent, stem)[2].read_text()) for stem in ("000000", "000001")]
     np.save(index, np.load(index)[:-1])
-    with pytest.raises(ShardError, match=r"000000\.index\.npy: 4 samples, the receipt says 5"):
+    with pytest.raises(ShardError, match=r"000000\.index\.npy: .*4 .*5"):
         write_manifest(dataset.parent, receipts, {})
     for content in (b"", b"junk", b"\x93NUMPY"):
         index.write_bytes(content)
-        with pytest.raises(ShardError, match=r"000000\.index\.npy: cannot read the index"):
+        with pytest.raises(ShardError, match=r"000000\.index\.npy: "):
             write_manifest(dataset.parent, receipts, {})
     index.unlink()
-    with pytest.raises(ShardError, match="cannot read the index"):
+    with pytest.raises(ShardError, match=r"000000\.index\.npy: "):
         write_manifest(dataset.parent, receipts, {})
 
 
@@ -179,10 +179,11 @@ def test_a_damaged_pack_is_refused(dataset: Path) -> None:
     pack = dataset.with_suffix(".pack")
     whole = pack.read_bytes()
     for content, kind, message in (
-        (whole[:-1], ShardError, "bytes, its header says"), (whole + b"x", ShardError, "bytes, its header says"),
+        (whole[:-1], ShardError, f" {len(whole) - 1} .* {len(whole)}"),
+        (whole + b"x", ShardError, f" {len(whole) + 1} .* {len(whole)}"),
         (b"", ConfigError, "not a pack"), (b"HVPACK02" + whole[8:], ConfigError, "not a pack"),
         (whole[:100], ShardError, "damaged"),
-        (whole[: whole.index(b"000001")] + b"000002" + whole[whole.index(b"000001") + 6 :], ShardError, "table of shards"),
+        (whole[: whole.index(b"000001")] + b"000002" + whole[whole.index(b"000001") + 6 :], ShardError, "checksum"),
     ):  # fmt: skip
         pack.write_bytes(content)
         with pytest.raises(kind, match=message):
@@ -208,7 +209,7 @@ def test_many_tars_few_handles(tmp_path: Path) -> None:
 
 
 def test_buckets(tmp_path: Path) -> None:
-    """Two clip shapes in every shard: each is a dataset of its own, and damage is named by the tar's own numbering."""
+    """Two clip shapes per shard: each is a dataset of its own, and errors use the tar's own numbering."""
     shapes = [[(1, 2, 2)], [(1, 1, 1), (1, 2, 2)]]
     videos = [{"frames": 4, "height": 16, "width": 16, "fps": 8.0}, {"frames": 1, "height": 16, "width": 16, "fps": 8.0}]
     receipts = []
@@ -230,7 +231,7 @@ def test_buckets(tmp_path: Path) -> None:
     tar = tmp_path / "s0.tar"
     tar.write_bytes(tar.read_bytes()[: int(np.load(tmp_path / "s0.index.npy")[3]["offset"])])
     assert "s0.tar: sample 3 is damaged" in str(other.read([0]).damaged[0])
-    with pytest.raises(ConfigError, match="has buckets of 4×16×16 at 8 fps, 1×16×16 at 8 fps; the run's `clip`"):
+    with pytest.raises(ConfigError, match="4×16×16 at 8 fps, 1×16×16 at 8 fps"):
         TokenDataset(manifest, ClipShape(frames=2, height=16, width=16, fps=8))
 
 
@@ -242,7 +243,7 @@ def test_a_caption_is_chosen_by_weight() -> None:
 
 
 def test_captions_are_found_without_parsing(tmp_path: Path) -> None:
-    """Whatever the metadata beside them holds."""
+    """For any other metadata in the same JSON."""
     tricky = {"aaa": '"caption": "no"', "nested": {"caption": "no", "captions": []}, "fps": 8.0}
     plain = TokenSample("a", make_sample(1).codes, "yes", tricky)
     several = TokenSample("b", make_sample(2).codes, "one", {**tricky, "captions": [["one", 0.5], ["two", 1.5]]})
@@ -255,11 +256,11 @@ def test_captions_are_found_without_parsing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"digest": "x"}', '{"digest": "x", "shards": [1]}', "3", "\x00"])
-def test_a_file_that_is_no_manifest(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_manifest(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"manifest\.json: not a manifest of tokenize_shards"):
+    with pytest.raises(ConfigError, match=r"manifest\.json: .*manifest\.pack"):
         TokenDataset(tmp_path / "manifest.json")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.json: .*no such file"):
         TokenDataset(tmp_path / "none.json")
 
 
@@ -292,5 +293,5 @@ def test_the_manifest_is_a_function_of_the_receipts(tmp_path: Path) -> None:
     assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (12, 12, 0)
     assert len(list(tmp_path.glob(".manifest*"))) == 0
     receipts[1]["samples_in"] += 1
-    with pytest.raises(ShardError, match="13 in = 12 out \\+ 0 rejected: samples are lost or doubled"):
+    with pytest.raises(ShardError, match=r"13 in = 12 out \+ 0 rejected"):
         write_manifest(tmp_path, receipts, {})

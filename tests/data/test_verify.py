@@ -1,4 +1,4 @@
-"""`verify` finds every lie: one is told at a time, in each file of a dataset."""
+"""`verify` finds every mismatch: one at a time, in each file of a dataset."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.samples import make_token_shards
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_token_shards(tmp_path_factory.mktemp("honest"), shards=2, per_shard=4).parent
+def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_token_shards(tmp_path_factory.mktemp("undamaged"), shards=2, per_shard=4).parent
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -36,8 +36,8 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-def swap_entries(out: Path) -> None:
-    """An index that points at other samples, with receipts and manifest made to fit: only the content can tell."""
+def shift_caption(out: Path) -> None:
+    """An index entry that gives other places, with matching receipts and manifest: only the content shows it."""
     path = out / "000001.index.npy"
     index = np.load(path)
     index["caption"][1] += 1
@@ -52,7 +52,7 @@ def swap_entries(out: Path) -> None:
 
 
 def small_codebook(out: Path) -> None:
-    """The manifest claims fewer bits than the codes have; the pack is made to fit."""
+    """A manifest with fewer bits than the codes have, and a pack that matches it."""
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["hierarchy"]["levels"][3]["num_bits"] = 2
     receipts = manifest["shards"]
@@ -63,36 +63,36 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-512])
 
 
-LIES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "tar": (lambda out: flip(out / "000001.tar", 5000), "000001.tar: its sha256 is not the receipt's"),
-    "tar padding": (lambda out: flip(out / "000001.tar", -1), "000001.tar: its sha256 is not the receipt's"),
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tar": (lambda out: flip(out / "000001.tar", 5000), "000001.tar: its sha256"),
+    "tar padding": (lambda out: flip(out / "000001.tar", -1), "000001.tar: its sha256"),
     "tar gone": (lambda out: (out / "000000.tar").unlink(), "000000.tar: missing"),
-    "index": (lambda out: flip(out / "000000.index.npy", -1), "000000.index.npy: its sha256 is not the receipt's"),
-    "index gone": (lambda out: (out / "000000.index.npy").unlink(), "cannot read the index"),
+    "index": (lambda out: flip(out / "000000.index.npy", -1), "000000.index.npy: its sha256"),
+    "index gone": (lambda out: (out / "000000.index.npy").unlink(), "000000.index.npy: cannot"),
     "receipt": (
-        lambda out: edit(out / "000000.receipt.json", lambda r: r.update(samples_in=5)), "000000.receipt.json: missing, or not",
+        lambda out: edit(out / "000000.receipt.json", lambda r: r.update(samples_in=5)), "000000.receipt.json: missing",
     ),
-    "receipt gone": (lambda out: (out / "000000.receipt.json").unlink(), "000000.receipt.json: missing, or not"),
-    "totals": (lambda out: edit(out / "manifest.json", lambda m: m.update(samples_out=9)), "are not the sums of its receipts"),
-    "digest": (lambda out: edit(out / "manifest.json", lambda m: m.update(digest="0")), "its digest is not that"),
-    "order": (lambda out: edit(out / "manifest.json", lambda m: m["shards"].reverse()), "its digest is not that"),
+    "receipt gone": (lambda out: (out / "000000.receipt.json").unlink(), "000000.receipt.json: missing"),
+    "totals": (lambda out: edit(out / "manifest.json", lambda m: m.update(samples_out=9)), "manifest.json: its totals"),
+    "digest": (lambda out: edit(out / "manifest.json", lambda m: m.update(digest="0")), "manifest.json: its digest"),
+    "order": (lambda out: edit(out / "manifest.json", lambda m: m["shards"].reverse()), "manifest.json: its digest"),
     "count": (lambda out: edit(out / "manifest.json", lambda m: m["shards"][0].update(samples_in=5)), "5 in ≠ 4 out + 0"),
-    "rejects": (lambda out: (out / "rejects.jsonl").write_text('{"key": "x"}\n'), "rejects.jsonl: is not what"),
-    "pack": (lambda out: flip(out / "manifest.pack", -1), "manifest.pack: its entries of 000001 are not"),
+    "rejects": (lambda out: (out / "rejects.jsonl").write_text('{"key": "x"}\n'), "rejects.jsonl: "),
+    "pack": (lambda out: flip(out / "manifest.pack", -1), "manifest.pack: its entries of 000001"),
     "pack cut": (lambda out: cut(out / "manifest.pack"), "manifest.pack: "),
-    "another's pack": (lambda out: edit(out / "manifest.json", lambda m: m.update(grids=[])), "manifest.pack: is not of this"),
-    "index beside the caption": (swap_entries, "sample 1, 1-0001: the index points beside its codes or its caption"),
+    "another's pack": (lambda out: edit(out / "manifest.json", lambda m: m.update(grids=[])), "manifest.pack: belongs"),
+    "another caption's place": (shift_caption, "sample 1, 1-0001: its index entry"),
     "codebook": (small_codebook, "level 3 holds"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LIES)
-def test_every_lie_is_found(honest: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", DAMAGES)
+def test_every_mismatch_is_found(undamaged: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
-    shutil.copytree(honest, out)
+    shutil.copytree(undamaged, out)
     assert list(verify(out / "manifest.json")) == []
-    lie, message = LIES[name]
-    lie(out)
+    damage, message = DAMAGES[name]
+    damage(out)
     faults = list(verify(out / "manifest.json"))
     assert any(message in fault for fault in faults), faults
 

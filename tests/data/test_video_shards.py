@@ -1,8 +1,9 @@
-"""Video shards: byte-reproducible, readable by webdataset itself, and honest about everything that is wrong in a tar."""
+"""Video shards: byte-reproducible, readable by webdataset, and every fault of a tar is reported."""
 
 import io
 import json
 import logging
+import re
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import webdataset
 
 from hitvideo.data.pack import pack, write_moving_shapes
-from hitvideo.data.video_shards import VideoSample, list_shards, read, scan, write_shards
+from hitvideo.data.video_shards import ShardListing, VideoSample, list_shards, read, scan, write_shards
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes.scenes import parse
@@ -40,6 +41,12 @@ def tar_of(path: Path, *members: tuple[str, bytes]) -> Path:
 JSON = b'{"caption": "a"}'
 
 
+def whole(path: Path) -> ShardListing:
+    listing = scan(path)
+    assert not listing.truncated
+    return listing
+
+
 def test_written_and_read_back(tmp_path: Path) -> None:
     done: list[int] = []
     samples = [sample(k, "webm" if k == 3 else "mp4") for k in range(7)]
@@ -48,7 +55,7 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert sum(done) == 7
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [shard.name for shard in shards]
     assert list_shards(str(tmp_path / "out")) == list_shards(str(tmp_path / "out" / "*.tar")) == shards
-    found = [read(shard, member) for shard in shards for member in scan(shard).require_whole().samples]
+    found = [read(shard, member) for shard in shards for member in whole(shard).samples]
     assert found == samples
     assert found[0].caption == "Zürich 東京 0"
 
@@ -78,7 +85,7 @@ def test_moving_shapes_show_their_caption(tmp_path: Path) -> None:
 
 def test_writing_refuses(tmp_path: Path) -> None:
     write_shards([sample(1)], tmp_path, 10)
-    with pytest.raises(ConfigError, match=r"holds \.tar files already"):
+    with pytest.raises(ConfigError, match=r"\.tar files"):
         write_shards([sample(1)], tmp_path, 10)
     with pytest.raises(ConfigError, match="at least 1"):
         write_shards([sample(1)], tmp_path / "other", 0)
@@ -97,7 +104,7 @@ def test_a_shard_has_its_name_only_when_whole(tmp_path: Path) -> None:
 
 
 def test_list_shards_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no video shards at"):
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
         list_shards(str(tmp_path))
     for name in ("a", "b"):
         write_shards([sample(1)], tmp_path / name, 10)
@@ -118,7 +125,7 @@ def test_bad_members_are_named_not_raised(tmp_path: Path) -> None:
         ("twice.json", JSON), ("twice.mp4", b"second"),
         ("row.MP4", b"first"), ("row.json", JSON), ("row.MP4", b"second"), ("row.json", JSON),
     )  # fmt: skip
-    listing = scan(path).require_whole()
+    listing = whole(path)
     assert [member.key for member in listing.samples] == ["dir/good", "twice", "row"]
     assert [read(path, member).video for member in listing.samples] == [MP4, b"first", b"first"]
     assert sorted(listing.bad) == sorted([
@@ -142,10 +149,10 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
-    """At a member's border, inside a header, inside content: tarfile itself takes two of the three for the end."""
-    whole = write_shards([sample(k) for k in range(5)], tmp_path, 10)[0]
-    data = whole.read_bytes()
-    end = scan(whole).samples[-1].video
+    """Between members, inside a header, inside content: tarfile takes two of the three for the end."""
+    shard = write_shards([sample(k) for k in range(5)], tmp_path, 10)[0]
+    data = shard.read_bytes()
+    end = whole(shard).samples[-1].video
     last_byte = -(-(end.offset + end.size) // 512) * 512
     cut = tmp_path / "cut.bin"
     for length in [*range(512, last_byte + 1, 512), *range(700, last_byte, 997)]:
@@ -157,17 +164,15 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
         assert not listing.bad
         for number, member in enumerate(listing.samples):
             assert read(cut, member) == sample(number)
-        with pytest.raises(ShardError, match="is cut"):
-            listing.require_whole()
     cut.write_bytes(data + data)
     assert scan(cut).truncated
 
 
-def test_what_is_no_tar(tmp_path: Path) -> None:
+def test_what_is_not_a_tar(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     for content in (b"", b"<html>" * 500, b"\x1f\x8b" + b"\0" * 600):
         path.write_bytes(content)
-        with pytest.raises(ShardError, match="is not a tar"):
+        with pytest.raises(ShardError, match=r"x\.tar is not a tar"):
             scan(path)
 
 
@@ -181,7 +186,7 @@ def test_reading_refuses_bad_metadata_and_a_changed_shard(tmp_path: Path) -> Non
             read(path, member)
         assert caught.value.reason == ("no_caption" if member.key in ("2", "3") else "bad_metadata")
     path.write_bytes(b"short")
-    with pytest.raises(ShardError, match="has changed"):
+    with pytest.raises(ShardError, match=r"x\.tar: "):
         read(path, members[0])
 
 
@@ -195,7 +200,7 @@ def folder_of(root: Path, **captions: str | None) -> Path:
 
 
 def all_of(path: Path) -> list[VideoSample]:
-    return [read(path, member) for member in scan(path).require_whole().samples]
+    return [read(path, member) for member in whole(path).samples]
 
 
 def test_pack_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -239,14 +244,14 @@ def test_pack_a_tsv(tmp_path: Path) -> None:
     [
         ("file\ttext\na.mp4\tx\n", "no column 'caption'"),
         ("file\tcaption\n", "no videos found"),
-        ("file\tcaption\n../out.mp4\tx\n", "line 2: '../out.mp4' leaves"),
-        ("file\tcaption\n/etc/x.mp4\tx\n", "leaves the TSV's folder"),
-        ("file\tcaption\nlink.mp4\tx\n", "leaves the TSV's folder"),
-        ("file\tcaption\nabsent.mp4\tx\n", "'absent.mp4' is not there"),
-        ("file\tcaption\nlist.tsv\tx\n", "'list.tsv' is not there, or no video"),
-        ("file\tcaption\na.mp4\tx\ta tab\n", "more fields"),
-        ("file\tcaption\na.mp4\tx\na.mp4\ty\n", "both get the key 'a'"),
-        ("file\tcaption\na.mp4\t\n", "none of 1 videos has a caption"),
+        ("file\tcaption\n../out.mp4\tx\n", "line 2: '../out.mp4'"),
+        ("file\tcaption\n/etc/x.mp4\tx\n", "line 2: '/etc/x.mp4'"),
+        ("file\tcaption\nlink.mp4\tx\n", "line 2: 'link.mp4'"),
+        ("file\tcaption\nabsent.mp4\tx\n", "line 2: 'absent.mp4'"),
+        ("file\tcaption\nlist.tsv\tx\n", "line 2: 'list.tsv'"),
+        ("file\tcaption\na.mp4\tx\ta tab\n", "line 2: more fields than the 2 columns"),
+        ("file\tcaption\na.mp4\tx\na.mp4\ty\n", "the key 'a'"),
+        ("file\tcaption\na.mp4\t\n", "none of 1 videos"),
     ],
 )
 def test_pack_refuses_a_tsv(tmp_path: Path, text: str, message: str) -> None:
@@ -263,8 +268,8 @@ def test_pack_refuses_a_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no videos found"):
         pack(tmp_path / "empty", tmp_path / "out", 10)
-    with pytest.raises(ConfigError, match="is neither"):
+    with pytest.raises(ConfigError, match="absent is neither"):
         pack(tmp_path / "absent", tmp_path / "out", 10)
     root = folder_of(tmp_path / "in", **{"a b": "x", "a_b": "y"})
-    with pytest.raises(ConfigError, match=r"'a b\.mp4' and 'a_b\.mp4' both get the key 'a_b'"):
+    with pytest.raises(ConfigError, match=r"'a b\.mp4' and 'a_b\.mp4' .*'a_b'"):
         pack(root, tmp_path / "out", 10)

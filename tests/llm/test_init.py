@@ -1,4 +1,4 @@
-"""Initial weights: a function of name, seed and full shape, whatever the layout, with the spread the table says."""
+"""Initial weights: a function of name, seed and full shape for every layout, with the standard deviations of the rules."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_the_ranks_shares_are_slices_of_the_whole() -> None:
         else:
             np.testing.assert_array_equal(np.concatenate([one, other], dim), tensor)
             split += 1
-    # 7 matrices a block, ids' embedding, text head; outputs 2 + 1 and embedding, up, down of the one condition.
+    # 7 matrices per block; ids' embedding and text head; 2 + 1 outputs; embedding, up and down of the one Given.
     assert split == 3 * 7 + 2 + 3 + 3
 
 
-def test_the_spread_is_the_tables() -> None:
-    """σ of N numbers is known to σ/√(2N): five of those; here at least 1,152 numbers, so within 10 %."""
+def test_the_standard_deviations_are_those_of_the_rules() -> None:
+    """The standard error of σ over N numbers is σ/√(2N); five of those, which for 1,152 numbers or more is within 10 %."""
     plain, residual = 48**-0.5, (2 * 3 * 48) ** -0.5
     for name, tensor in dense().items():
         if tensor.ndim == 1:

@@ -1,4 +1,4 @@
-"""The language model: exact distributions over indices, losses by enumeration, a cache that changes nothing."""
+"""The language model: exact distributions over indices, losses by enumeration, and a cache that changes no result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make() -> LanguageModel:
     layout = SequenceLayout(Vocab(TEXT_SIZE, HIERARCHY), HIERARCHY, Extent(4, 4, 8), WINDOW)
     model = LanguageModel(SECTION, layout)
     initialize(model, SECTION.width, SECTION.layers, seed=0)
-    for head in model.heads:  # far from uniform, so that a wrong condition is seen
+    for head in model.heads:  # far from uniform, so that a wrong condition shows
         for parameter in head.parameters():
             parameter.data *= 3
     return model
@@ -46,7 +46,7 @@ def make_rows(model: LanguageModel, count: int, seed: int = 0) -> torch.Tensor:
 
 
 def index_nats(model: LanguageModel, level: int, hidden: torch.Tensor, index: int) -> torch.Tensor:
-    """-log p(index) for hidden (B, D), by the logits that generation draws from."""
+    """-log p(index) for hidden (B, D), from the logits that generation draws from."""
     bits = HIERARCHY.levels[level].sub_codes
     head = model.heads[level]
     assert isinstance(head, LevelHead)
@@ -68,7 +68,7 @@ def test_sub_codes_are_one_normalised_distribution(bits: tuple[int, ...]) -> Non
     every = torch.tensor(list(itertools.product(*(range(1 << b) for b in bits))))  # all 2^n combinations
     nats = head.loss(hidden.expand(-1, len(every), -1), every.expand(4, -1, -1))  # (4, 2^n)
     torch.testing.assert_close((-nats).exp().sum(1), torch.ones(4), atol=1e-5, rtol=0)
-    assert (-nats).exp().std() > 1e-4, "not the uniform distribution, which would sum to one as well"
+    assert (-nats).exp().std() > 1e-4, "a uniform distribution would sum to one as well"
 
 
 @torch.no_grad()

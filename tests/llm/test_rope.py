@@ -1,4 +1,4 @@
-"""RoPE against transformers (one axis) and diffusers (three axes), and the property it exists for."""
+"""RoPE against transformers (one axis) and diffusers (three axes), and scores that depend on distances alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_three_axes_are_cogvideox_on_its_grid() -> None:
 
 
 @pytest.mark.parametrize("theta", [100.0, 10000.0, 1e6])
-def test_each_axis_has_a_ladder_of_its_own(theta: float) -> None:
+def test_each_axis_has_its_own_frequencies(theta: float) -> None:
     axes = (8, 4, 20)
     positions = torch.rand(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 200  # fractions too
     turn = rotation(positions.float(), axes, theta)
@@ -43,7 +43,7 @@ def test_each_axis_has_a_ladder_of_its_own(theta: float) -> None:
     ]
     for mine, theirs in zip(turn, zip(*angles, strict=True), strict=True):
         expected = torch.cat([part.chunk(2, -1)[0] for part in theirs], -1)
-        # fp32 angles up to 200 rad are off by 200 · 2^-24; ours are computed in fp64
+        # theirs are fp32 angles up to 200 rad, off by 200 · 2^-24; ours are computed in fp64
         torch.testing.assert_close(mine, expected, atol=5e-5, rtol=0)
 
 

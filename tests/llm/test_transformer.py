@@ -31,7 +31,7 @@ def oracle(kv_heads: int, qk_norm: bool) -> Any:
     torch.manual_seed(0)
     kind, settings = (Qwen3ForCausalLM, Qwen3Config) if qk_norm else (LlamaForCausalLM, LlamaConfig)
     model = kind(settings(num_key_value_heads=kv_heads, **SIZES)).eval()
-    for name, parameter in model.named_parameters():  # norm weights of 1 would hide one that is forgotten
+    for name, parameter in model.named_parameters():  # norm weights of 1 would hide a forgotten one
         if name.endswith("norm.weight"):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:

@@ -1,4 +1,4 @@
-"""SequenceLayout: an exact inverse, one layout for every row, and cells that stand where they are."""
+"""SequenceLayout: `split` inverts `join`, every row has one layout, and a cell's position is its centre."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_split_is_the_inverse_of_join(seed: int) -> None:
     assert layout.length == layout.window + sum(grid.cells for grid in layout.grids) + 1
     for found, expected in zip(layout.split(row), codes, strict=True):
         np.testing.assert_array_equal(found, expected)
-    for k in range(1, len(codes) + 1):  # a row that was generated only so far
+    for k in range(1, len(codes) + 1):  # a row that ends after level k
         prefix = layout.split(row[: layout.starts[k]], k)
         assert len(prefix) == k
         np.testing.assert_array_equal(prefix[-1], codes[k - 1])
@@ -47,7 +47,7 @@ def test_split_is_the_inverse_of_join(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_slot_holds_its_own_levels_ids(seed: int) -> None:
-    """The layout is the same for every row: which id_range a slot's id is from never depends on the row."""
+    """The layout is the same for every row: the range of a slot's ids does not depend on the row."""
     rng = np.random.default_rng(100 + seed)
     layout, hierarchy = random_layout(rng)
     row = layout.join([7, 8, 9], random_codes(layout, hierarchy, rng))
@@ -84,15 +84,15 @@ def test_golden_positions() -> None:
     positions = layout.positions
     assert positions.dtype == np.float32
     np.testing.assert_array_equal(positions[:6], np.arange(6)[:, None] * [1, 1, 1])  # text on the diagonal
-    # Level 0 covers all 8 × 2 fine cells along t and h: its centre is at t = 3.5, h = 0.5; along w it is as fine as level 1.
+    # Level 0 covers all 8 × 2 fine cells along t and h: its centre is t = 3.5, h = 0.5. Along w it is as fine as level 1.
     np.testing.assert_array_equal(positions[6:8], 6 + np.array([[3.5, 0.5, 0], [3.5, 0.5, 1]]))
     fine = np.array([[t, h, w] for t in range(8) for h in range(2) for w in range(2)])
-    np.testing.assert_array_equal(positions[8:40], 6 + fine)  # the finest level stands on whole numbers
+    np.testing.assert_array_equal(positions[8:40], 6 + fine)  # the finest level has whole numbers
     np.testing.assert_array_equal(positions[40], [14, 8, 8])  # EOV past the last corner
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_coarse_cell_stands_at_the_mean_of_the_fine_cells_it_covers(seed: int) -> None:
+def test_a_coarse_cell_is_at_the_mean_of_the_fine_cells_it_covers(seed: int) -> None:
     layout, _ = random_layout(np.random.default_rng(200 + seed))
     finest = layout.grids[-1]
     cells = np.stack(np.meshgrid(*map(np.arange, finest), indexing="ij"), -1).astype(float)  # (t, h, w, 3)
@@ -113,20 +113,20 @@ def test_a_long_caption_keeps_its_eos(length: int) -> None:
 
 def test_the_smallest_window() -> None:
     assert tiny(window=2).text_window([9, 9]).tolist() == [BOS, EOS]
-    with pytest.raises(ValueError, match="a text window of 1 cannot hold BOS and EOS"):
+    with pytest.raises(ValueError, match="window of 1 "):
         tiny(window=1)
 
 
 def test_foreign_codes_are_refused() -> None:
     layout = tiny()
     good = [np.zeros(grid, int) for grid in layout.grids]
-    with pytest.raises(ValueError, match=r"level 1 has indices of shape \(32,\), the layout holds \(8, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"level 1 .*\(32,\).*\(8, 2, 2\)"):
         layout.join([], [good[0], good[1].reshape(-1)])
     with pytest.raises(ValueError, match=r"zip\(\)"):
         layout.join([], good[:1])
-    with pytest.raises(ValueError, match="level 0 holds indices below 8"):
+    with pytest.raises(ValueError, match=r"level 0 .* 8,"):
         layout.join([], [good[0] + 8, good[1]])
     row = layout.join([], good)
     row[6, 0] = 299
-    with pytest.raises(ValueError, match="outside level 0"):
+    with pytest.raises(ValueError, match="level 0"):
         layout.split(row)

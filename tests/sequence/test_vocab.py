@@ -1,4 +1,4 @@
-"""The id space: blocks that do not overlap, and indices ⇄ ids with an exact inverse."""
+"""The id space: ranges that do not overlap, and exact maps between indices and ids."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def vocab_of(*sub_bits: tuple[int, ...], text_size: int = 300) -> Vocab:
 MIXED = ((3,), (4, 2), (9, 9), (2, 3, 4))
 
 
-def test_blocks_tile_the_id_space() -> None:
+def test_ranges_tile_the_id_space() -> None:
     vocab = vocab_of(*MIXED)
-    blocks = [id_range for row in vocab.ranges for id_range in row]
-    covered = [id for id_range in blocks for id in range(id_range.offset, id_range.offset + id_range.size)]
+    ranges = [id_range for row in vocab.ranges for id_range in row]
+    covered = [id for id_range in ranges for id in range(id_range.offset, id_range.offset + id_range.size)]
     assert covered == list(range(300, vocab.size))
     # 8 + (16 + 4) + (512 + 512) + (4 + 8 + 16)
     assert vocab.size == 300 + 8 + 20 + 1024 + 28
@@ -43,7 +43,7 @@ def test_every_index_there_and_back(level: int) -> None:
 
 def test_eighteen_bits_as_nine_and_nine() -> None:
     vocab = vocab_of((9, 9), text_size=1000)
-    # 0b101010101_000000011: the most significant half, 341, first; the second id_range starts 512 later.
+    # 0b101010101_000000011: the most significant half, 341, comes first; the second range starts 512 later.
     ids = vocab.to_ids(0, np.array([0b101010101_000000011]))
     assert ids.tolist() == [[1000 + 341, 1512 + 3]]
 
@@ -58,7 +58,7 @@ def test_shapes_are_kept() -> None:
 
 @pytest.mark.parametrize("index", [-1, 64, 1 << 40])
 def test_foreign_indices_are_refused(index: int) -> None:
-    with pytest.raises(ValueError, match="level 0 holds indices below 64"):
+    with pytest.raises(ValueError, match=r"level 0 .* 64,"):
         vocab_of((4, 2)).to_ids(0, np.array([0, index]))
 
 
@@ -72,5 +72,5 @@ def test_every_foreign_id_is_refused() -> None:
             if id_range.offset <= id < id_range.offset + id_range.size:
                 vocab.to_indices(1, changed)
             else:
-                with pytest.raises(ValueError, match=f"sub-code {column} is outside level 1"):
+                with pytest.raises(ValueError, match=f"sub-code {column} .*level 1"):
                     vocab.to_indices(1, changed)
