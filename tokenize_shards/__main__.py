@@ -103,7 +103,7 @@ def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokeniz
     run = settings.run.directory
     run.mkdir(parents=True, exist_ok=True)
     (run / "STOP").unlink(missing_ok=True)
-    stop = Stop(run)
+    stop = Stop(run / "STOP")
     with (
         tracked(settings) as tracker,
         DecodingPool(workers_of(settings), data.decode_seconds, data.decode_gib) as pool,

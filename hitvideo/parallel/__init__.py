@@ -1,6 +1,6 @@
-"""Many ranks as one: topology, Megatron layers, DeepSpeed engine, checkpoints.
+"""Training on many ranks: topology, Megatron layers, the DeepSpeed engine, checkpoints.
 
-What has to be said before DeepSpeed and Megatron are imported stands here.
+This file sets what must be set before DeepSpeed and Megatron are imported.
 """
 
 import os
@@ -11,6 +11,6 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-# Both libraries warn of absent optional packages and of torch's renamed collectives, once for every rank and call site.
+# Both libraries warn about missing optional packages and torch's renamed collectives, once per rank and call site.
 warnings.filterwarnings("ignore", module=r"megatron\.core\..*")
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")

@@ -1,7 +1,7 @@
-"""The training engine: DeepSpeed ZeRO over Megatron's data-parallel group, with everything it gets wrong by default set.
+"""The training engine: DeepSpeed ZeRO over Megatron's data-parallel group, with the defaults that are wrong here overridden.
 
-One engine serves the language model and the video tokenizer. DeepSpeed's JSON is built here from typed settings, and
-what it made of them is asserted right after: a wrong mpu otherwise gives wrong batch sizes and norms without an error.
+The language model and the video tokenizer share it. It builds DeepSpeed's JSON from typed settings and then asserts what
+DeepSpeed made of them, because a wrong mpu gives wrong batch sizes and norms without an error.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
 from hitvideo.settings.training import ParallelSection, TrainSection
 
-# DeepSpeed compiles this op at start-up on CPUs (two minutes); only its inference engine uses it.
+# On CPUs DeepSpeed would compile this op at start-up, which takes minutes; only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's JSON. Gradients accumulate and travel in fp32: the defaults follow the model's bf16."""
+    """Build DeepSpeed's JSON. Gradients accumulate and are reduced in fp32; by default DeepSpeed would use the model's bf16.
+
+    Raises ConfigError for parallel.zero_stage 0 with train.dtype bf16.
+    """
     overlap = torch.cuda.is_available()
     if parallel.zero_stage == 0 and train.dtype == "bf16":
         raise ConfigError(
-            "parallel.zero_stage 0 cannot keep fp32 gradients for train.dtype bf16 in DeepSpeed; use parallel.zero_stage=1, "
-            "which gives the same numbers and only divides Adam's states"
+            "parallel.zero_stage 0 does not work with train.dtype bf16: DeepSpeed cannot keep fp32 gradients there; use "
+            "parallel.zero_stage=1, which gives the same numbers and only divides Adam's states"
         )
     zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
     zero["reduce_bucket_size"] = parallel.bucket
@@ -56,7 +59,7 @@ def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulatio
 
 
 class Engine:
-    """Forward, backward, step over all ranks."""
+    """A model and its optimizer over all ranks: forward, backward, step."""
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Engine:
     ) -> None:
         """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time.
 
-        `parts`: prefixes of parameters' names, every parameter having exactly one; a part can be frozen by itself.
+        `parts`: prefixes of parameter names that can be frozen separately; each parameter must match exactly one.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         self.topology = topology
@@ -94,13 +97,13 @@ class Engine:
         self._check(train)
         self._ema = train.ema
         self.averages: list[torch.Tensor] = [flat.detach().clone() for flat in self.masters] if train.ema else []
-        """The moving average of each of `masters`, in the same places; empty where there is none."""
+        """The moving average of each tensor in `masters`, in the same order; empty if the run keeps none."""
 
     def _check(self, train: TrainSection) -> None:
         engine, topology = self._engine, self.topology
         assert engine.dp_world_size == topology.shards, (engine.dp_world_size, topology)
         assert engine.mp_world_size == topology.tensor, (engine.mp_world_size, topology)
-        rows = engine.train_batch_size() // topology.context  # DeepSpeed takes ranks that share rows for ranks of their own
+        rows = engine.train_batch_size() // topology.context  # DeepSpeed counts a row once per context rank that shares it
         assert rows == train.global_batch, (rows, train.global_batch)
         assert engine.communication_data_type == torch.float32
         group = engine.optimizer.dp_process_group if self.zero_stage else engine.seq_data_parallel_group
@@ -112,15 +115,15 @@ class Engine:
         return losses
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add one micro-batch's gradients."""
+        """Accumulate one micro-batch's gradients."""
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()  # only counts
+            self._engine.step()  # only counts the micro-batch
 
     def step(self, discard: bool = False) -> bool:
-        """After a step's last micro-batch: clip, update the weights and their average. True if the weights were updated.
+        """Clip, then update the weights and their average. Call after a step's last micro-batch.
 
-        They are not, on any rank, where the gradient is not finite, or with `discard`.
+        Returns True if the weights were updated. No rank updates if the gradient is not finite or `discard` is set.
         """
         if discard:
             self._spoil()
@@ -129,21 +132,21 @@ class Engine:
             return False
         for average, master in zip(self.averages, self.masters if self._ema else (), strict=True):
             done = float(self.adam.state[master]["step"])
-            average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # forgets the start sooner
+            average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # lower decay early: forget the init
         return True
 
     def set_lr(self, lr: float, frozen: Collection[str] = ()) -> None:
-        """The learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
+        """Set the learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
         for part, group in zip(self._parts, self._engine.optimizer.param_groups, strict=True):
             group["lr"] = 0.0 if part in frozen else lr
 
     @property
     def grad_norm(self) -> float:
-        """Global norm of the last step's gradients before clipping; inf where they were not finite."""
+        """Global norm of the last step's gradients before clipping; not finite if a gradient was not."""
         return float(self._engine.get_global_grad_norm()) if self.zero_stage else self._norm
 
     def _spoil(self) -> None:
-        """Make DeepSpeed drop the gradients in its own way: a global norm that is not a number skips the step everywhere."""
+        """Set the gradients to NaN: DeepSpeed then skips the step on every rank, because their global norm is NaN."""
         zero = self._engine.optimizer
         if self.zero_stage == 0:
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -155,7 +158,7 @@ class Engine:
             gradient.fill_(torch.nan)
 
     def _clip(self) -> None:
-        """What DeepSpeed does without ZeRO, and the norm kept, and a step that is not finite left out as with ZeRO."""
+        """Clip as DeepSpeed does without ZeRO, but keep the norm, and drop gradients that are not finite as ZeRO does."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         self._norm = float(clip_grad_norm_(parameters, self._engine.gradient_clipping(), mpu=self._engine.mpu))
         if not math.isfinite(self._norm):
@@ -165,12 +168,12 @@ class Engine:
 
     @property
     def optimizer(self) -> Any:
-        """DeepSpeed's ZeRO optimizer, for the checkpoint."""
+        """DeepSpeed's ZeRO optimizer, which checkpoints read and write."""
         return self._engine.optimizer
 
     @property
     def masters(self) -> list[torch.Tensor]:
-        """This rank's flat fp32 buffers of weights, as ZeRO divided them; without ZeRO the parameters themselves."""
+        """This rank's flat fp32 weight buffers, as ZeRO divided them; without ZeRO, the parameters themselves."""
         zero = self._engine.optimizer
         if self.zero_stage == 0:
             return list(self.model.parameters())
@@ -188,25 +191,25 @@ class Engine:
         return self._engine.optimizer.optimizer if self.zero_stage else self._engine.optimizer
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """The values averaged over the data-parallel ranks (tensor-parallel ranks hold equal ones)."""
+        """Average the values over all ranks, which is the data-parallel mean: tensor-parallel ranks hold equal values."""
         packed = torch.tensor(list(values.values()), dtype=torch.float64, device=self.topology.device)
         dist.all_reduce(packed)
         return dict(zip(values, (packed / self.topology.world).tolist(), strict=True))
 
     def any(self, *flags: bool) -> list[bool]:
-        """Each flag, true on every rank where it is true on one."""
+        """Combine flags over ranks: each returned flag is true on every rank if it is true on any."""
         packed = torch.tensor([int(flag) for flag in flags], device=self.topology.device)
         dist.all_reduce(packed, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in packed.tolist()]
 
 
 def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Optimizer groups with their part: of each, matrices, which decay, and norms and biases, which do not."""
+    """Return (part, optimizer group) pairs: for each part, matrices with weight decay, norms and biases without."""
     groups: list[tuple[str, dict[str, Any]]] = []
     for part in parts:
         mine = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)]
         matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
         groups += [(part, {"params": matrices, "weight_decay": weight_decay}), (part, {"params": vectors, "weight_decay": 0.0})]
     divided = sum(len(group["params"]) for _, group in groups)
-    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"{parts} do not divide the parameters"
+    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"a parameter has not one prefix of {parts}"
     return [group for group in groups if group[1]["params"]]

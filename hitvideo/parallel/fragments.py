@@ -1,9 +1,9 @@
-"""Where each rank's share of the weights and Adam states lies inside ZeRO's flat buffers.
+"""The map from parameters to ZeRO's flat buffers, for this rank's share of the weights and Adam states.
 
-A fragment is a run of one parameter's elements, after tensor-parallel division and flattening: a place in one of the rank's
-flat buffers, of which there are several of equal layout: the fp32 master weights, both Adam moments and, where the run keeps
-one, the weights' moving average. Reading them saves a checkpoint, writing them loads one, and a fragment's (name, tensor
-rank, offset, length) means the same whatever topology and ZeRO stage produced it.
+A fragment is a run of consecutive elements of one parameter (after tensor-parallel division, flattened) that lies in one
+flat buffer. Several buffers have the same layout: the fp32 master weights, both Adam moments and, if the run keeps one, the
+moving average of the weights. Saving a checkpoint reads fragments; loading one writes them. A fragment's (name, tensor rank,
+offset, length) means the same under every topology and ZeRO stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hitvideo.parallel.engine import Engine
 
 
 class Fragment(NamedTuple):
-    """Elements offset … offset + length of a parameter are elements start … start + length of buffer number `buffer`."""
+    """Elements offset … offset + length of a parameter; they are elements start … start + length of buffer `buffer`."""
 
     name: str
     offset: int
@@ -27,19 +27,19 @@ class Fragment(NamedTuple):
     start: int
 
     def of(self, buffers: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Its 1-D views by name: fp32, exp_avg, exp_avg_sq and, with an average, ema."""
+        """Return the fragment's 1-D views by kind: fp32, exp_avg, exp_avg_sq and, if the run keeps an average, ema."""
         return {kind: flat.narrow(0, self.start, self.length) for kind, flat in buffers[self.buffer].items()}
 
 
 def fragments(engine: Engine) -> Iterator[Fragment]:
-    """This rank's fragments in the order of the model's parameters."""
+    """Yield this rank's fragments in the order of the model's parameters."""
     collect = {0: _whole, 3: _partitioned}.get(engine.zero_stage, _mapped)
     for number, (name, parameter) in enumerate(engine.model.named_parameters()):
         yield from collect(engine, number, name, parameter)
 
 
 def buffers(engine: Engine) -> list[dict[str, torch.Tensor]]:
-    """This rank's live flat buffers: for each of `engine.masters`, it and its states by name, all 1-D."""
+    """Return this rank's live flat buffers, all 1-D: for each of `engine.masters`, the weights and Adam states by kind."""
     found = []
     for number, (master, state) in enumerate(zip(engine.masters, adam_states(engine), strict=True)):
         flats = {WEIGHT: master, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
@@ -50,7 +50,7 @@ def buffers(engine: Engine) -> list[dict[str, torch.Tensor]]:
 
 
 def adam_states(engine: Engine) -> list[dict[str, Any]]:
-    """Adam's state dictionaries of `engine.masters`, made where they are not yet, as Adam itself would at its first step."""
+    """Return Adam's state for each of `engine.masters`; creates missing states as Adam would at its first step."""
     states = []
     for master in engine.masters:
         state: dict[str, Any] = engine.adam.state[master]
@@ -63,7 +63,7 @@ def adam_states(engine: Engine) -> list[dict[str, Any]]:
 
 
 def refresh_weights(engine: Engine) -> None:
-    """After the fp32 masters were written: bring the weights used in forward into line, on all ranks together."""
+    """Copy the fp32 masters to the weights that forward uses. Call on all ranks after the masters were written."""
     zero = engine.optimizer
     if engine.zero_stage in (1, 2):
         zero.update_lp_params()
@@ -71,19 +71,19 @@ def refresh_weights(engine: Engine) -> None:
         return  # without ZeRO the masters are the weights
     for half, master in zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True):
         half.data.copy_(master.data)
-    persistent = zero.persistent_parameters  # small ones that stay gathered
+    persistent = zero.persistent_parameters  # small parameters, which ZeRO-3 keeps gathered
     if persistent:
         persistent[0].partition(persistent)
         persistent[0].all_gather(persistent)
 
 
 def _whole(engine: Engine, number: int, name: str, parameter: Any) -> Iterator[Fragment]:
-    """No ZeRO: every rank holds all of it."""
+    """Without ZeRO, every rank holds the whole parameter."""
     yield Fragment(name, 0, parameter.numel(), number, 0)
 
 
 def _partitioned(engine: Engine, _number: int, name: str, parameter: Any) -> Iterator[Fragment]:
-    """ZeRO-3: rank r of n holds elements r·p … (r+1)·p of every parameter, p = ⌈numel / n⌉; the last share is padded."""
+    """Under ZeRO-3, rank r of n holds elements r·p … (r+1)·p of every parameter, p = ⌈numel / n⌉; the last share is padded."""
     zero = engine.optimizer
     group, start, share = zero.grad_position[zero.get_param_id(parameter)]
     offset = share * engine.topology.shard_rank
@@ -93,7 +93,7 @@ def _partitioned(engine: Engine, _number: int, name: str, parameter: Any) -> Ite
 
 
 def _mapped(_engine: Engine, _number: int, name: str, parameter: Any) -> Iterator[Fragment]:
-    """ZeRO-1 and -2: all parameters lie end to end in one buffer that is cut into equal parts; DeepSpeed keeps the map."""
+    """Under ZeRO-1 and -2, all parameters lie end to end in one buffer cut into equal parts; DeepSpeed keeps the map."""
     mapping = getattr(parameter, "_hp_mapping", None)
     if mapping is not None:
         held = mapping.hp_fragment_address

@@ -1,16 +1,16 @@
-"""Megatron's tensor-parallel layers behind the bundle that `llm/layers.py` describes.
+"""Megatron's tensor-parallel layers, as the `Layers` bundle of hitvideo/llm/layers.py.
 
     column  Y = X A,  A = [A₁ | A₂]     each rank holds columns, outputs stay divided
     row     Y = X A,  A = [A₁ ; A₂]     each rank holds rows, outputs are summed over the ranks
 
 The trunk's bundle can also divide a row's slots, in two ways that compose:
 
-    sequence    over the tensor-parallel ranks where they would hold copies: norms and the residual stream (Korthikanti
-                et al. 2022). A column layer gathers the slots, a row layer scatters them as it sums.
-    context     over ranks of an axis of its own, for long video: attention changes slots for heads and back by all-to-all
-                (Ulysses, Jacobs et al. 2023), all else in the trunk works slot by slot.
+    sequence    over the tensor-parallel ranks, in norms and the residual stream, which would otherwise be copies
+                (Korthikanti et al. 2022). A column layer gathers the slots; a row layer scatters them as it sums.
+    context     over a separate axis of ranks, for long video. Attention trades slots for heads and back by all-to-all
+                (Ulysses, Jacobs et al. 2023); everything else in the trunk works slot by slot.
 
-Weights are left uninitialised here: `llm.init.initialize` fills them by name, the same for every layout.
+Weights are not initialised here: `llm.init.initialize` fills them by name, the same for every layout.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hitvideo.parallel import slots
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:
-    """An init method that draws nothing; Megatron still marks the weight as tensor parallel."""
+    """An init method that does nothing; Megatron still marks the weight as tensor parallel."""
     return weight
 
 
 def _slots_first(forward: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
-    """Megatron divides the first dimension: (B, L, …) goes in and comes out as (L, B, …)."""
+    """Call `forward` on (L, B, …), because Megatron divides the first dimension; takes and returns (B, L, …)."""
     return cast(torch.Tensor, forward(x.transpose(0, 1).contiguous())[0].transpose(0, 1))
 
 
@@ -47,13 +47,13 @@ class _Row(tensor_parallel.RowParallelLinear):  # type: ignore[misc]
 
 
 class MegatronLayers:
-    """`Layers` for a tensor-parallel group. `sequence`, `context`: the trunk's, whose slots are divided."""
+    """`Layers` for a tensor-parallel group. `sequence` and `context` are for the trunk's bundle: they divide its slots."""
 
     def __init__(self, tensor: int, dtype: torch.dtype, sequence: bool = False, context: bool = False) -> None:
         self.tensor_parallel = tensor
         self._sequence = sequence
         self._context = context
-        # CPU initialisation makes Megatron build whole weights and slice them, the only path that is layout-free.
+        # With CPU initialisation Megatron builds whole weights and slices them; no other path is the same for every layout.
         self._config = ModelParallelConfig(
             tensor_model_parallel_size=tensor,
             sequence_parallel=sequence,
@@ -87,12 +87,12 @@ class MegatronLayers:
         return module
 
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        # A copy, because Megatron's loss works in place on what it is given.
+        # A copy, because Megatron's loss overwrites its input.
         nats: torch.Tensor = tensor_parallel.vocab_parallel_cross_entropy(logits.float().clone(), targets)
         return nats
 
     def over_heads(self, weight: torch.Tensor) -> torch.Tensor:
-        """Identity forward; backward sums over the ranks. Under ZeRO-3 there is no `.grad` that could be reduced later."""
+        """Identity forward; backward sums over the ranks, since under ZeRO-3 there is no `.grad` to reduce later."""
         out: torch.Tensor = tensor_parallel.copy_to_tensor_model_parallel_region(weight)
         return out
 
@@ -105,7 +105,7 @@ class MegatronLayers:
         if not self._sequence:
             return x
         mine = slots.scatter(x, parallel_state.get_tensor_model_parallel_group())
-        return mine.transpose(0, 1).contiguous().transpose(0, 1)  # as the layers want it in memory: no copy in each of them
+        return mine.transpose(0, 1).contiguous().transpose(0, 1)  # the layers' memory layout: no copy in each
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         if self._sequence:

@@ -1,4 +1,4 @@
-"""Which rank this process is, and where ranks meet: from torchrun, else from srun, else a world of one. One place decides.
+"""This process's rank and the ranks' meeting address: from torchrun, else from srun, else a world of one.
 
     torchrun --nproc-per-node 8 -m pretrain RUN.yaml           RANK, WORLD_SIZE, … are set
     srun --ntasks-per-node=8 python -m pretrain RUN.yaml       SLURM_PROCID, SLURM_STEP_NUM_TASKS, …
@@ -15,10 +15,10 @@ _FIRST_PORT, _PORTS = 20000, 20000
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What torch.distributed reads of the environment and does not find there: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*."""
+    """Return the variables torch.distributed needs and `environment` lacks: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_*."""
     if "RANK" in environment:
         return {}
-    # Of a step, not of a job: in a batch script SLURM_NTASKS and SLURM_PROCID are set too, and nobody else is there.
+    # The step's variables, not the job's: a batch script also has SLURM_NTASKS and SLURM_PROCID, but it is the only process.
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks == 1:
         return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
@@ -37,6 +37,6 @@ def _free_port() -> str:
 
 
 def _first_host(nodelist: str) -> str:
-    """n[3-5,9] → n3."""
+    """Return the first host of a Slurm node list: n[3-5,9] → n3."""
     done = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True)
     return done.stdout.split()[0]

@@ -1,8 +1,7 @@
-"""A row's slots divided over the ranks of a group: each holds l = L / ranks consecutive ones.
+"""Collectives that divide a row's slots over the ranks of a group: each rank holds l = L / ranks consecutive slots.
 
-Where the group's gradients are *averaged* afterwards (ZeRO averages over data × context, and the ranks of `context` hold
-parts of one row, not rows of their own), what lies between scatter and gather must see gradients that are `ranks` times as
-large, and what lies before and after must not.
+ZeRO averages gradients over data × context ranks, but context ranks hold parts of one row, not separate rows. So for them
+(`averaged=True`) gradients between scatter and gather are multiplied by the number of ranks, and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from megatron.core.tensor_parallel.mappings import all_to_all
 
 
 def scatter(x: torch.Tensor, group: dist.ProcessGroup, averaged: bool = False) -> torch.Tensor:
-    """(B, L, D), the same on all ranks → this rank's (B, l, D)."""
+    """Keep this rank's slots: (B, L, D), equal on all ranks → (B, l, D)."""
     return cast(torch.Tensor, _Scatter.apply(x, group, averaged))  # type: ignore[no-untyped-call]
 
 
 def gather(x: torch.Tensor, group: dist.ProcessGroup, averaged: bool = False) -> torch.Tensor:
-    """This rank's (B, l, D) → (B, L, D), the same on all ranks, which go on with it in the same way."""
+    """Join all ranks' slots: (B, l, D) → (B, L, D), equal on all ranks, which must all compute the same from it."""
     return cast(torch.Tensor, _Gather.apply(x, group, averaged))  # type: ignore[no-untyped-call]
 
 
 def to_heads(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """l slots of all heads → all slots of n = N / ranks heads: (B, l, N, K) → (B, L, n, K)."""
+    """Trade l slots of all heads for all slots of n = N / ranks heads: (B, l, N, K) → (B, L, n, K)."""
     ranks = group.size()
     batch, slots, heads, dims = x.shape
     sent = x.view(batch, slots, ranks, heads // ranks, dims).permute(2, 0, 1, 3, 4)
@@ -34,7 +33,7 @@ def to_heads(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
 
 
 def to_slots(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """The inverse: (B, L, n, K) → (B, l, N, K)."""
+    """Invert `to_heads`: (B, L, n, K) → (B, l, N, K)."""
     ranks = group.size()
     batch, slots, heads, dims = x.shape
     sent = x.view(batch, ranks, slots // ranks, heads, dims).transpose(0, 1)

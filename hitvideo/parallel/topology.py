@@ -1,12 +1,12 @@
-"""Who is who: ranks on a grid of data × context × tensor, Megatron's groups, and the adapter by which DeepSpeed sees them.
+"""The grid of ranks (data × context × tensor), Megatron's process groups, and the adapter that shows them to DeepSpeed.
 
-    rank = (data_rank · context + context_rank) · tensor + tensor_rank        tensor fastest, so that its ranks share a node
+    rank = (data_rank · context + context_rank) · tensor + tensor_rank        tensor varies fastest, so its ranks share a node
 
 Ranks along `data` see different rows, along `context` different slots of the same rows, along `tensor` different parts of
 the same matrices. ZeRO partitions over data × context, the ranks whose matrices are the same: the *shards*.
 
-`Topology` is arithmetic and needs no process group. `start` makes the groups (NCCL on GPUs, gloo on CPUs), by the same
-code with one process or many.
+`Topology` is arithmetic and needs no process group. `start` makes the groups (NCCL on GPUs, gloo on CPUs), with the same
+code for one process or many.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hitvideo.parallel.rendezvous import rank_environment
 
 @dataclass(frozen=True)
 class Topology:
-    """One rank's place."""
+    """One rank's place on the grid. Raises ConfigError if tensor × context does not divide the world."""
 
     rank: int
     world: int
@@ -41,10 +41,10 @@ class Topology:
         each = self.tensor * self.context
         if self.world % each:
             axes = "parallel.tensor" if self.context == 1 else "parallel.tensor × parallel.context ="
-            mend = "parallel.tensor=1" if self.context == 1 else "both to 1"
+            fix = "parallel.tensor=1" if self.context == 1 else "both to 1"
             raise ConfigError(
                 f"{axes} {each} does not divide the {self.world} processes started; "
-                f"start a multiple of {each} (torchrun --nproc-per-node) or set {mend}"
+                f"start a multiple of {each} (torchrun --nproc-per-node) or set {fix}"
             )
 
     @property
@@ -54,7 +54,7 @@ class Topology:
 
     @property
     def shards(self) -> int:
-        """How many ranks ZeRO partitions over."""
+        """Number of ranks that ZeRO partitions over."""
         return self.data * self.context
 
     @property
@@ -81,7 +81,7 @@ class Topology:
 
 
 def _let_megatron_run_on_cpu() -> None:
-    """Megatron asks torch.cuda for the current device and the RNG even where every tensor is on the CPU."""
+    """Replace the torch.cuda functions that Megatron calls for device and RNG even if all tensors are on the CPU."""
     import megatron.core.tensor_parallel.random as megatron_random
 
     def cpu_rng_state(*_args: Any, **_kwargs: Any) -> torch.Tensor:
@@ -100,7 +100,7 @@ def _let_megatron_run_on_cpu() -> None:
 
 @contextmanager
 def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterator[Topology]:
-    """Join the world, make Megatron's groups, leave in order at the end (a rank that just exits can abort the others)."""
+    """Join the world and make Megatron's groups. Leaves them in order: a rank that just exits can abort the others."""
     os.environ.update(rank_environment(os.environ))
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -128,7 +128,7 @@ def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterato
 
 
 class ModelParallelUnit:
-    """The `mpu` that DeepSpeed calls, over megatron.core.parallel_state (which lacks get_model_parallel_*).
+    """The `mpu` object that DeepSpeed calls. It wraps megatron.core.parallel_state, which lacks get_model_parallel_*.
 
     It must not define initialize_sequence_parallel or get_sequence_parallel_*: their presence makes ZeRO-3 ignore
     tensor parallelism in the gradient norm.
@@ -137,7 +137,7 @@ class ModelParallelUnit:
     def __init__(self) -> None:
         from megatron.core import parallel_state as state
 
-        # What DeepSpeed calls data parallel are the ranks it partitions over.
+        # By "data parallel" DeepSpeed means the ranks it partitions over.
         self.get_data_parallel_group = partial(state.get_data_parallel_group, with_context_parallel=True)
         self.get_data_parallel_rank = partial(state.get_data_parallel_rank, with_context_parallel=True)
         self.get_data_parallel_world_size = partial(state.get_data_parallel_world_size, with_context_parallel=True)

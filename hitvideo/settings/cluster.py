@@ -19,7 +19,7 @@ def slurm_seconds(limit: str) -> int | None:
         return None
     found = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", limit)
     if not found:
-        raise ConfigError(f"{limit} is no time limit; write MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
+        raise ConfigError(f"{limit} is not a time limit; write MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
     parts = [int(part) for part in found[2].split(":")]
     units = (3600, 60, 1) if found[1] or len(parts) == 3 else (60, 1)
     return 86400 * int(found[1] or 0) + sum(part * unit for part, unit in zip(parts, units, strict=False))

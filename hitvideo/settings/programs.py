@@ -175,7 +175,7 @@ def check_layout(settings: VideoTokenizerRun | PretrainRun) -> None:
     world, each = cluster.nodes * cluster.devices_per_node, parallel.tensor * parallel.context
     if world % each:
         raise ConfigError(
-            f"{cluster.nodes} nodes × {cluster.devices_per_node} devices = {world} ranks are no multiple of "
+            f"{cluster.nodes} nodes × {cluster.devices_per_node} devices = {world} ranks are not a multiple of "
             f"parallel.tensor {parallel.tensor} × parallel.context {parallel.context}; change one of the four"
         )
     settings.train.accumulation(world // each)

@@ -1,11 +1,11 @@
-"""Decode, sample, resize, crop, write: the only file that knows containers and codecs (PyAV).
+"""Video decoding with PyAV: cut clips out of a file, resized and cropped to a clip's shape.
 
-A clip is cut by presentation timestamps, never by frame index: frame k is what a player shows at start + k/fps after the
-first frame, whatever the source's frame rate, gaps or start offset. Indices times an average rate are wrong by seconds on
-variable-rate files. Whatever cannot be decoded whole is a `VideoError` with a reason that can be counted; a damaged file
-never gives fewer frames. The way of scaling is part of what a video tokenizer was trained on: do not change it lightly.
+Clips are cut by presentation timestamp, never by frame index: frame k is what a player shows at start + k/fps after the
+first frame, whatever the source's frame rate, gaps or start offset. On variable-rate files, index times average rate is
+wrong by seconds. A file that does not decode completely raises `VideoError` with a short reason; it never yields fewer
+frames. Video tokenizers are trained on pixels scaled this way, so a change to the scaling invalidates their weights.
 
-Pixels here are numpy, uint8 (T, H, W, 3); `to_unit` and `to_uint8` go to and from the [-1, 1] of the models.
+Frames are numpy uint8 (T, H, W, 3); `pixels.to_unit` and `pixels.to_uint8` convert to and from the models' [-1, 1].
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from hitvideo.settings.data import LimitsSection
 from hitvideo.video.pixels import Frames
 
 Fit: TypeAlias = Literal["cover", "contain", "stretch"]
-"""How a picture of another shape fills a clip's H×W: cropped at the centre, with black bars, or out of proportion."""
+"""How a frame of another shape fills a clip's H×W: cropped at the centre, padded with black bars, or stretched."""
 
-# Containers that may be opened. A playlist or a concat list would make FFmpeg open other files and addresses.
+# Allowed containers. Playlists and concat lists are left out because FFmpeg would open the files and URLs they name.
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,jpeg_pipe,png_pipe,webp_pipe"
-# Area averaging: no aliasing when scaling down. BITEXACT and ACCURATE_RND: the same pixels on every processor.
+# AREA averages, so downscaling does not alias. BITEXACT and ACCURATE_RND give the same pixels on every processor.
 SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-LARGEST_TICK_ERROR = 5e-4  # seconds: half a Matroska millisecond, to which such a file rounds its timestamps
+LARGEST_TICK_ERROR = 5e-4  # seconds: Matroska rounds timestamps to milliseconds, so they are off by up to half of one
 MEDIA_ERRORS = (av.FFmpegError, ValueError, OSError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container's header claims. Width and height are as coded, before rotation."""
+    """A container header's claims. Width and height are as coded, before rotation."""
 
     width: int
     height: int
@@ -51,7 +51,7 @@ class VideoInfo:
 
 
 def probe(source: bytes | Path, name: str = "") -> VideoInfo:
-    """Read the header, no frame. Raises VideoError."""
+    """Read the header without decoding a frame. Raises VideoError."""
     with _opened(source, _label(source, name)) as (container, stream):
         return VideoInfo(
             width=stream.width,
@@ -64,17 +64,17 @@ def probe(source: bytes | Path, name: str = "") -> VideoInfo:
 
 
 def upright_aspect(source: bytes | Path, name: str, limits: LimitsSection) -> float:
-    """Width by height of the first frame as it is shown: after rotation, and with its pixels' own shape. Raises VideoError."""
+    """Width / height of the first frame as displayed: after rotation and pixel aspect ratio. Raises VideoError."""
     label = _label(source, name)
     with _within_limits(source, limits, label) as (container, stream):
         for frame in _frames(container, stream, label):
             aspect: float = frame.width * float(stream.sample_aspect_ratio or 1) / frame.height
             return 1 / aspect if round(frame.rotation / 90) % 2 else aspect
-    raise VideoError("corrupt", f"{label}: the video stream holds no frame that can be decoded")
+    raise VideoError("corrupt", f"{label}: no frame in the video stream can be decoded")
 
 
 def decode_clip(source: bytes | Path, clip: ClipShape, limits: LimitsSection, start: float = 0.0, name: str = "") -> Frames:
-    """Cut one clip out of a video, covering H×W: uint8 (T, H, W, 3); see `decode_clips`."""
+    """Cut one clip, scaled to cover H×W and cropped: uint8 (T, H, W, 3). See `decode_clips`."""
     return decode_clips(source, clip, limits, [start], name).reshape(*clip.extent, 3)
 
 
@@ -86,14 +86,14 @@ def decode_clips(
     name: str = "",
     fit: Fit = "cover",
 ) -> Frames:
-    """Cut clips out of a video in one pass, as many of `starts` as it is long enough for: uint8 (n, T, H, W, 3), upright.
+    """Cut the clips at `starts` in one pass, leaving out those the video is too short for: uint8 (n, T, H, W, 3), upright.
 
-    `starts` are seconds after the first frame, each clip begins after the one before has ended; `name` stands in
-    messages. Decoding stops as soon as the last sample is sure. Raises VideoError where the limits are exceeded (known
-    from the header, before decoding), where anything cannot be decoded, or where not one clip ends before the video does.
+    `starts` are seconds after the first frame; each clip must begin after the previous one ends. `name` labels the video
+    in error messages. Decoding stops once the last needed frame is known. Raises VideoError if the video exceeds the
+    limits (checked in the header, before decoding), if any frame cannot be decoded, or if not even one clip fits.
     """
     if min(starts) < 0:
-        raise ValueError(f"start is seconds after the first frame, not negative; got {min(starts)}")
+        raise ValueError(f"start is in seconds after the first frame and must not be negative, got {min(starts)}")
     label = _label(source, name)
     with _within_limits(source, limits, label) as (container, stream):
         return _sample(container, stream, clip, starts, limits, label, fit)
@@ -101,21 +101,21 @@ def decode_clips(
 
 @contextmanager
 def _within_limits(source: bytes | Path, limits: LimitsSection, label: str) -> Iterator[tuple[Any, Any]]:
-    """As `_opened`, ready to decode, once the file's size and its header's claims are found to be allowed."""
+    """Like `_opened`, but first check file size and header against the limits, and set up the decoder."""
     size = len(source) if isinstance(source, bytes) else _file_size(source, label)
     if not size:
         raise VideoError("empty", f"{label}: the file is empty")
     if size > limits.max_bytes:
-        raise VideoError("too_large", f"{label}: {size} bytes, at most {limits.max_bytes} are allowed")
+        raise VideoError("too_large", f"{label}: {size} bytes; the limit is {limits.max_bytes}")
     with _opened(source, label) as (container, stream):
         if stream.width * stream.height > limits.max_pixels:
             found = f"{stream.width}×{stream.height} pixels"
-            raise VideoError("too_large", f"{label}: {found}, at most {limits.max_pixels} are allowed per frame")
+            raise VideoError("too_large", f"{label}: {found}; the limit per frame is {limits.max_pixels}")
         seconds = _claimed_seconds(container, stream)
         if seconds is not None and seconds > limits.max_seconds:
-            raise VideoError("too_long", f"{label}: {seconds:.1f} seconds, at most {limits.max_seconds:.1f} are allowed")
-        stream.codec_context.thread_count = 1  # the job runs one process per core; threads would also hold frames back
-        # The size may change in mid-stream; and a picture with an error is refused, not concealed.
+            raise VideoError("too_long", f"{label}: {seconds:.1f} seconds; the limit is {limits.max_seconds:.1f}")
+        stream.codec_context.thread_count = 1  # the offline job runs one process per core; threads would also delay frames
+        # The frame size can change mid-stream, hence max_pixels here too; "explode" raises on errors instead of hiding them.
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels), "err_detect": "explode"}
         yield container, stream
 
@@ -134,7 +134,7 @@ def _sample(
     first = 0
 
     def fill(until: float) -> None:
-        """The frame in hand is on screen until then: give it to every sample before."""
+        """Write the current frame to every sample time before `until`, when the next frame replaces it on screen."""
         nonlocal filled
         begin = filled
         while filled < len(times) and times[filled] + tolerance < until:
@@ -147,7 +147,7 @@ def _sample(
             first = frame.pts
         at = float((frame.pts - first) * tick)
         if at < shown_at:
-            raise VideoError("corrupt", f"{label}: timestamps run backwards, {at:.3f} s after {shown_at:.3f} s")
+            raise VideoError("corrupt", f"{label}: timestamps run backwards, from {shown_at:.3f} s to {at:.3f} s")
         if shown is not None:
             fill(at)
             if filled == len(times):
@@ -155,22 +155,22 @@ def _sample(
             interval = at - shown_at
         shown, shown_at = frame, at
     if shown is None:
-        raise VideoError("corrupt", f"{label}: the video stream holds no frame that can be decoded")
-    # The last frame's own duration, else the one before it, else the header's average.
+        raise VideoError("corrupt", f"{label}: no frame in the video stream can be decoded")
+    # The last frame lasts for its own duration, or else the previous frame's, or else the header's average.
     end = shown_at + (float((shown.duration or 0) * tick) or interval or float(1 / (stream.average_rate or np.inf)))
     fill(end)
     clips = filled // clip.frames
     if not clips:
-        need = f"a clip of {clip.frames} frames at {clip.fps:g} fps from {starts[0]:g} s needs more than"
+        need = f"{clip.frames} frames at {clip.fps:g} fps from {starts[0]:g} s on need more than"
         raise VideoError("too_short", f"{label}: {end:.3f} seconds of video; {need} {times[clip.frames - 1]:.3f}")
     return out[: clips * clip.frames].reshape(clips, clip.frames, *out.shape[1:])
 
 
 def _frames(container: Any, stream: Any, label: str) -> Iterator[Any]:
-    """Frames in presentation order, every one of them whole."""
+    """Yield frames in presentation order. Raises VideoError if a packet or frame is damaged."""
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise VideoError("corrupt", f"{label}: a packet is cut or damaged")
+            raise VideoError("corrupt", f"{label}: a packet is truncated or damaged")
         for frame in packet.decode():
             if frame.is_corrupt or frame.pts is None:
                 raise VideoError("corrupt", f"{label}: a frame {'is damaged' if frame.is_corrupt else 'has no timestamp'}")
@@ -180,10 +180,10 @@ def _frames(container: Any, stream: Any, label: str) -> Iterator[Any]:
 def _fit(
     frame: Any, stream: Any, clip: ClipShape, reformatter: VideoReformatter, limits: LimitsSection, label: str, fit: Fit
 ) -> Frames:
-    """One frame, upright, in the clip's H×W: (H, W, 3)."""
-    turns = round(frame.rotation / 90) % 4  # quarter turns counter-clockwise, as np.rot90 counts
+    """One frame, rotated upright and fitted to the clip's H×W: (H, W, 3)."""
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns, as np.rot90 takes
     height, width = (clip.width, clip.height) if turns % 2 else (clip.height, clip.width)
-    stretch = float(stream.sample_aspect_ratio or 1)  # width of a pixel by its height
+    stretch = float(stream.sample_aspect_ratio or 1)  # pixel width / pixel height
     factors = height / frame.height, width / (frame.width * stretch)
     scale = max(factors) if fit == "cover" else min(factors)
     scaled_height, scaled_width = max(1, round(frame.height * scale)), max(1, round(frame.width * stretch * scale))
@@ -192,8 +192,8 @@ def _fit(
     elif fit == "cover":
         scaled_height, scaled_width = max(height, scaled_height), max(width, scaled_width)
     if scaled_height * scaled_width > limits.max_pixels:
-        found = f"{frame.width}×{frame.height} pixels become {scaled_width}×{scaled_height} to cover {width}×{height}"
-        raise VideoError("too_large", f"{label}: {found}; more than {limits.max_pixels} are not allowed")
+        found = f"{frame.width}×{frame.height} pixels scaled to {scaled_width}×{scaled_height} to cover {width}×{height}"
+        raise VideoError("too_large", f"{label}: {found}; the limit per frame is {limits.max_pixels}")
     scaled = reformatter.reformat(frame, scaled_width, scaled_height, "rgb24", interpolation=SCALING, threads=1)
     pixels: Any = scaled.to_ndarray()
     if fit == "contain":
@@ -206,7 +206,7 @@ def _fit(
 
 @contextmanager
 def _opened(source: bytes | Path, label: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its main video stream; every failure of the decoder inside the block becomes a VideoError."""
+    """Yield the container and its main video stream. Any decoder error inside the block becomes a VideoError."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
         with av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container:
@@ -216,7 +216,7 @@ def _opened(source: bytes | Path, label: str) -> Iterator[tuple[Any, Any]]:
             if stream.codec_context is None:
                 raise VideoError("no_decoder", f"{label}: this FFmpeg has no decoder for the video stream")
             if not stream.width or not stream.height:
-                raise VideoError("corrupt", f"{label}: the header gives no picture size that can be decoded")
+                raise VideoError("corrupt", f"{label}: the header does not give a usable frame size")
             yield container, stream
     except VideoError:
         raise

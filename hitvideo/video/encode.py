@@ -1,4 +1,4 @@
-"""Frames to mp4 and PNG files."""
+"""MP4 and PNG encoding of frames."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from hitvideo.files import replace_file
 from hitvideo.video.decode import SCALING
 from hitvideo.video.pixels import Frames
 
-BT709 = 1  # matrix, primaries and transfer all have the number 1 in H.264
+BT709 = 1  # H.264's number for the BT.709 matrix, primaries and transfer function alike
 
 
 def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
-    """H.264 yuv420p in MP4 of frames uint8 (T, H, W, 3); the same bytes for the same input.
+    """Encode uint8 frames (T, H, W, 3) as H.264 yuv420p in MP4. The same input always gives the same bytes.
 
-    Smaller `crf` is better and bigger. Raises ValueError where H or W is odd: 4:2:0 has no half chroma sample.
+    A smaller `crf` gives better quality and a bigger file. Raises ValueError if H or W is odd: 4:2:0 halves both.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
-        raise ValueError(f"expected uint8 frames (T, H, W, 3), at least one; got {frames.dtype} {frames.shape}")
+        raise ValueError(f"expected one or more uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
-        raise ValueError(f"H.264 in yuv420p needs even sizes, got {width}×{height} pixels; crop or pad by one")
+        raise ValueError(f"H.264 in yuv420p needs an even width and height, got {width}×{height}; crop or pad by one pixel")
     rate = Fraction(fps).limit_denominator(1001)  # 23.976… becomes 24000/1001
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
-        context.thread_count = 1  # x264 decides differently with other thread counts
+        context.thread_count = 1  # x264's output depends on the number of threads
         context.time_base = 1 / rate
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = ColorRange.MPEG
@@ -49,19 +49,19 @@ def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
 
 
 def _mux(container: Any, packets: Sequence[Any], rate: Fraction) -> None:
-    """With durations, which the encoder leaves out: without them the last frame has no end."""
+    """Write packets with their durations. The encoder leaves these out, and then the last frame would have no end."""
     for packet in packets:
         packet.duration = round(1 / rate / packet.time_base)
         container.mux(packet)
 
 
 def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> None:
-    """`encode_mp4` into a file, whole or not at all."""
+    """Write `encode_mp4` to a file, atomically."""
     replace_file(path, encode_mp4(frames, fps, crf))
 
 
 def contact_sheet(rows: Sequence[Frames], path: Path, gap: int = 2) -> None:
-    """A PNG with one row per video, its frames (T, H, W, 3) side by side, `gap` grey pixels between."""
+    """Write a PNG with one row per video: its frames (T, H, W, 3) side by side, `gap` grey pixels apart."""
     if not rows:
         raise ValueError("a contact sheet needs at least one video")
     height = gap + sum(row.shape[1] + gap for row in rows)

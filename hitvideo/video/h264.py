@@ -1,7 +1,7 @@
-"""H.264 at a given number of bytes: the outside reference beside a tokenizer's reconstructions.
+"""H.264 at a given number of bytes: the baseline that a video tokenizer's reconstructions are compared with.
 
-x264 by PyAV, preset `veryslow`, 4:2:0, one group of pictures, no container: parameter sets and pictures are counted, the
-encoder's text about itself (SEI) is not. Quality is the best constant rate factor whose stream fits.
+x264 through PyAV: preset `veryslow`, 4:2:0, one group of pictures, no container. The size counts parameter sets and
+pictures, but not the SEI text in which x264 lists its settings. The quality is the best constant rate factor that fits.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _START = re.compile(rb"\x00\x00\x00?\x01")
 
 
 def h264_at(frames: Frames, max_bytes: float, fps: float = 8.0) -> tuple[Frames, int]:
-    """uint8 (T, H, W, 3) → what H.264 makes of it in at most `max_bytes`, and the bytes it took.
+    """uint8 (T, H, W, 3) → the frames after H.264 compression to at most `max_bytes`, and the bytes used.
 
-    Where not even the worst quality fits, that one is returned with its bytes. Height and width must be even.
+    If even the worst quality does not fit, it is returned anyway, with its size. Height and width must be even.
     """
     low, high = 0, _WORST
     stream = _encode(frames, high, fps)

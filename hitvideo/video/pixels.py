@@ -1,4 +1,4 @@
-"""Pixels as arrays: uint8 frames, and the [-1, 1] of the models."""
+"""Conversions between uint8 frames and the models' [-1, 1] floats."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def to_unit(frames: Frames) -> npt.NDArray[np.float32]:
 
 
 def to_uint8(video: npt.NDArray[Any]) -> Frames:
-    """Floats (3, T, H, W) → uint8 (T, H, W, 3); values beyond [-1, 1] are clipped. Inverse of `to_unit`."""
+    """Floats (3, T, H, W) → uint8 (T, H, W, 3), clipped to [-1, 1] first. The inverse of `to_unit`."""
     return np.ascontiguousarray(np.rint((np.clip(video, -1, 1) + 1) * 127.5).transpose(1, 2, 3, 0), dtype=np.uint8)

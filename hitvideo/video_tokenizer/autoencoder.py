@@ -2,11 +2,11 @@
 
     video (B, 3, T, H, W) → patch → conv → [blocks, down] × steps → blocks → conv → normalise → latents (B, C, t, h, w)
 
-The decoder is the mirror image. How many steps there are, and what each halves, follows from the finest level's `down`.
+The decoder mirrors the encoder. The finest level's `down` determines the number of steps and the axes that each halves.
 
-There is no norm and no activation before the last convolution, unlike in most VAEs. A norm per frame there takes away
-what a whole frame has in common, first of all its brightness, and the network must find a detour: on moving shapes
-that cost 1.2 dB at equal steps. So a linear path leads from pixels to latents and back, which the blocks refine.
+Unlike most VAEs, this one has no norm and no activation before the last convolution. A per-frame norm there would remove
+what a whole frame has in common, above all its brightness, and the network would have to work around that. Instead, a
+linear path runs from pixels to latents and back, and the blocks refine it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from hitvideo.video_tokenizer.conv import (
 def strides(down: Triple, patch: int) -> list[Triple]:
     """The down-sampling steps, each 1 or 2 per axis, whose product times (1, patch, patch) is `down`.
 
-    Space goes first, time last: the first steps, on the largest grid, cut the cost most where they halve space, and
-    motion is merged only once features are rich. (8, 16, 16) at patch 1 gives (1, 2, 2) and three times (2, 2, 2).
+    Early steps halve space and late steps halve time: halving space early saves the most compute, and frames are merged
+    only once their features are rich. (8, 16, 16) at patch 1 gives (1, 2, 2), then (2, 2, 2) three times.
 
-    Raises ConfigError where `patch` does not divide the finest level's height and width factor.
+    Raises ConfigError if `patch` does not divide the finest level's height and width factors.
     """
     if down[1] % patch or down[2] % patch:
         raise ConfigError(
@@ -52,11 +52,11 @@ def strides(down: Triple, patch: int) -> list[Triple]:
 
 
 def widths(section: VideoTokenizerSection, steps: list[Triple]) -> tuple[int, ...]:
-    """`channels`, checked: one width before the first step and one after each. Raises ConfigError naming both numbers."""
+    """The `channels` setting: one width before the first step, one after each. Raises ConfigError if the number is wrong."""
     if len(section.channels) != len(steps) + 1:
         raise ConfigError(
-            f"video_tokenizer.channels has {len(section.channels)} widths, the finest level's down and patch {section.patch} "
-            f"make {len(steps)} down-sampling steps and need {len(steps) + 1}: one before the first and one after each"
+            f"video_tokenizer.channels has {len(section.channels)} widths, but the finest level's down with patch {section.patch} "
+            f"gives {len(steps)} down-sampling steps; set {len(steps) + 1}: one before the first and one after each"
         )
     return section.channels
 
@@ -64,8 +64,8 @@ def widths(section: VideoTokenizerSection, steps: list[Triple]) -> tuple[int, ..
 class Encoder(nn.Module):
     """(B, 3, T, H, W) video → (B, latent_channels, t, h, w) latents; T, H, W are multiples of the finest `down`.
 
-    Latents have mean square 1 at every position: unbounded, they would outgrow what the quantiser can add up to, and
-    the residual would be the latents themselves on every level.
+    Latents have mean square 1 in every cell. Without a bound they would grow beyond what the levels can sum to, and each
+    level's residual would stay close to the latents themselves.
     """
 
     def __init__(self, section: VideoTokenizerSection, down: Triple) -> None:
@@ -81,8 +81,8 @@ class Encoder(nn.Module):
         self.last = CausalConv3d(channels[-1], section.latent_channels, (1, 3, 3))
 
     def forward(self, video: Tensor, carry: Carry | None = None) -> Tensor:
-        """`carry`: from one chunk of a video to the next; start with an empty one."""
-        video = video.to(self.last.conv.weight.dtype)  # weights may be kept in bf16
+        """`carry` passes state from one chunk of a video to the next; start with an empty dict."""
+        video = video.to(self.last.conv.weight.dtype)  # weights may be bf16
         features = self.first(space_to_depth(video, self.patch), carry)  # (B, C, T, H / patch, W / patch)
         for module in self.body:
             features = module(features, carry)
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latent_channels, t, h, w) latents → (B, 3, T, H, W) video, not clamped: training needs the gradient outside."""
+    """(B, latent_channels, t, h, w) latents → (B, 3, T, H, W) video, not clamped so that training has a gradient everywhere."""
 
     def __init__(self, section: VideoTokenizerSection, down: Triple) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         self.last = CausalConv3d(channels[0], PIXEL_CHANNELS * section.patch**2, (1, 3, 3))
 
     def forward(self, latents: Tensor, carry: Carry | None = None) -> Tensor:
-        """`carry`: from one chunk of a video to the next; start with an empty one."""
+        """`carry` passes state from one chunk of a video to the next; start with an empty dict."""
         features = self.first(channels_last(latents.to(self.last.conv.weight.dtype)), carry)
         for module in self.body:
             features = module(features, carry)  # (B, C, T, H / patch, W / patch) at the end

@@ -1,12 +1,12 @@
-"""Causal 3D convolutions, per-frame normalisation, and the steps that halve and double a video's extent.
+"""Causal 3D convolutions, per-frame normalisation, and layers that halve or double a video's size along each axis.
 
-Causal in time: an output frame depends on no later input frame, so a clip can be encoded as it arrives and the codes
-of its beginning do not change with its end. Two things keep that true. Convolutions are padded in front only, by
-repeating the first frame (zeros there make quality decay away from frame 0). Normalisation takes its statistics from
-one frame at a time: a GroupNorm over (t, h, w), usual in 3D VAEs, mixes the future into every frame.
+All layers are causal in time: an output frame never depends on a later input frame, so a clip can be encoded as it
+arrives and its first codes do not change with its end. Two design choices ensure this. Convolutions are padded only in
+front, by repeating the first frame (with zeros, quality decays away from frame 0). Normalisation takes its statistics
+from one frame at a time; the GroupNorm over (t, h, w) common in 3D VAEs leaks the future into every frame.
 
-Blocks are factorised into (1, 3, 3) and (3, 1, 1) kernels: VidTok (arXiv 2412.13061) and Cosmos measure no loss
-against full 3D kernels, at 12 / 27 of the multiplications.
+Blocks use (1, 3, 3) and (3, 1, 1) kernels: VidTok (arXiv 2412.13061) and Cosmos measure no loss of quality compared
+with full 3D kernels, at 12/27 of the multiplications.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ NORM_GROUPS = 8
 NORM_EPSILON = 1e-6
 
 Carry: TypeAlias = dict[nn.Module, Tensor]
-"""The last input frames of every causal convolution: what lets a video pass chunk by chunk as if it passed whole."""
+"""The last input frames of every causal convolution. With them, a video in chunks gives the same result as in one piece."""
 
 
 class CausalConv3d(nn.Module):
-    """Convolution whose output frame i sees input frames up to (i + 1) · stride_t - 1, no later one.
+    """Convolution whose output frame i depends on input frames up to (i + 1) · stride_t - 1 only.
 
     (B, in_channels, t, h, w) → (B, out_channels, t / stride_t, h / stride_h, w / stride_w). Spatial kernels are odd and
-    zero-padded; in time `kernel_t - stride_t` frames stand in front: those that `carry` holds from the chunk before, or
-    copies of the first frame. A chunk's t is a multiple of stride_t.
+    zero-padded. In time, `kernel_t - stride_t` frames are prepended: the previous chunk's last frames from `carry`, or
+    copies of the first frame. A chunk's t must be a multiple of stride_t.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
         self.time_pad = kernel[0] - stride[0]
         if self.time_pad < 0:
-            raise ValueError(f"a kernel of {kernel[0]} frames skips frames at stride {stride[0]}")
+            raise ValueError(f"a kernel of {kernel[0]} frames skips frames at stride {stride[0]}; use a longer kernel")
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
         keep_variance(self.conv)
 
@@ -50,14 +50,14 @@ class CausalConv3d(nn.Module):
             front = features[:, :, :1].expand(-1, -1, self.time_pad, -1, -1) if seen is None else seen
             features = torch.cat((front, features), dim=2)  # (B, C, pad + t, h, w)
             if carry is not None:
-                carry[self] = features[:, :, -self.time_pad :].clone()  # a view would keep the whole chunk alive
+                carry[self] = features[:, :, -self.time_pad :].clone()  # a view would keep the whole chunk in memory
         if self.conv.kernel_size[1:] == (1, 1) and self.conv.stride[1:] == (1, 1):
             return self._over_time(features)
         return cast(Tensor, self.conv(features))
 
     def _over_time(self, features: Tensor) -> Tensor:
-        """A (k, 1, 1) kernel as k matrix products on shifted frames: twice as fast as the same convolution on CPUs."""
-        frames = features.movedim(1, -1)  # (B, pad + t, h, w, C), contiguous if channels lie last in memory
+        """Apply a (k, 1, 1) kernel as k matrix products on shifted frames, which is faster than the convolution on CPUs."""
+        frames = features.movedim(1, -1)  # (B, pad + t, h, w, C), contiguous if channels are last in memory
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         out = F.linear(frames[:, kernel - 1 :: stride], self.conv.weight[:, :, kernel - 1, 0, 0], self.conv.bias)
         for tap in range(kernel - 1):
@@ -67,14 +67,14 @@ class CausalConv3d(nn.Module):
 
 
 def keep_variance(conv: nn.Conv3d) -> None:
-    """Start with outputs of the inputs' variance (LeCun); torch's default divides it by three at every convolution."""
+    """Initialise so that outputs have the inputs' variance (LeCun). Each torch default convolution would divide it by three."""
     nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
 class FrameNorm(nn.Module):
-    """GroupNorm over the channels of a group and (h, w) of one frame; never over time. Shape is kept."""
+    """GroupNorm of each frame on its own, over a group's channels and (h, w), never over time. Keeps the shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,15 +82,15 @@ class FrameNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         batch, channels, t, h, w = features.shape
-        frames: Tensor = features.transpose(1, 2).reshape(batch * t, channels, h, w)  # a view if channels lie last in memory
+        frames: Tensor = features.transpose(1, 2).reshape(batch * t, channels, h, w)  # a view if channels are last in memory
         frames = self.norm(frames)  # (B·t, C, h, w)
         return frames.view(batch, t, channels, h, w).transpose(1, 2)  # (B, C, t, h, w)
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Shape is kept.
+    """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Keeps the shape.
 
-    It starts as the identity: the last convolution's weights are zero, so a deep stack trains at once.
+    The last convolution's weights start at zero, so a new block is the identity and a deep stack trains from the start.
     """
 
     def __init__(self, channels: int) -> None:
@@ -110,7 +110,7 @@ class Block(nn.Module):
 class Down(nn.Module):
     """(B, in_channels, t, h, w) → (B, out_channels, t / st, h / sh, w / sw) for a stride of ones and twos.
 
-    The kernel is 3 where the stride is 2, and 1 elsewhere: the blocks around do the rest.
+    The kernel is 3 along axes of stride 2 and 1 along the others, which the neighbouring blocks cover.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
@@ -125,8 +125,8 @@ class Down(nn.Module):
 class Up(nn.Module):
     """(B, in_channels, t, h, w) → (B, out_channels, t · st, h · sh, w · sw): convolution, then depth to space.
 
-    A latent frame becomes its own `st` frames, so time stays causal at the granularity of latent frames, with no frame
-    to drop and none to invent.
+    Each latent frame produces its own `st` frames. Time stays causal at the granularity of latent frames, and no frame
+    has to be dropped or added.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
@@ -140,7 +140,7 @@ class Up(nn.Module):
 
 
 def rms_normalise(latents: Tensor) -> Tensor:
-    """(B, C, t, h, w) → the same with mean square 1 over the channels of every position; zeros stay zeros."""
+    """(B, C, t, h, w) → the same shape, scaled to mean square 1 over the channels of each cell; zeros stay zero."""
     return latents * torch.rsqrt(latents.square().mean(dim=1, keepdim=True) + NORM_EPSILON)
 
 
@@ -162,5 +162,5 @@ def space_to_depth(features: Tensor, stride: Triple) -> Tensor:
 
 
 def channels_last(features: Tensor) -> Tensor:
-    """The same values with channels innermost in memory: 3D convolutions of few channels run up to six times faster so."""
+    """The same values with channels innermost in memory, which makes 3D convolutions of few channels much faster."""
     return features.contiguous(memory_format=torch.channels_last_3d)

@@ -1,14 +1,14 @@
-"""A 3D patch discriminator, and what it is trained on: is each patch of a clip real or reconstructed?
+"""A 3D patch discriminator, and the adversarial loss: is each patch of a clip real or reconstructed?
 
-PatchGAN over space and time as in MAGVIT-v2's open versions, with the hinge loss. It sees whole clips, so it need not be
-causal, and its norm is one GroupNorm over everything: a batch norm would tie the ranks together.
+PatchGAN over space and time as in MAGVIT-v2's open versions, with the hinge loss. It sees whole clips, so it does not
+have to be causal; it uses GroupNorm over (t, h, w), because a batch norm would make ranks depend on each other.
 
-Two things keep a small data set from making it certain too soon:
+Two things keep it from becoming certain too early on a small data set:
 
-- LeCam (Tseng et al. 2021, eq. 4): real logits are drawn to the moving mean of the fake ones, and the other way round.
-- The adaptive weight: the adversarial gradient is scaled to the reconstruction's. VQGAN compares them at the decoder's
-  last layer; here they are compared at the video itself, as EnCodec's balancer does, which needs no parameter's gradient
-  and so holds under any ZeRO stage.
+- LeCam (Tseng et al. 2021, eq. 4) pulls real logits toward the moving mean of fake ones, and fake toward real.
+- The adaptive weight scales the adversarial gradient to the size of the reconstruction gradient. VQGAN compares the two
+  at the decoder's last layer. Here they are compared at the video, as in EnCodec's balancer: this needs no parameter
+  gradients, so it works under every ZeRO stage.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LECAM_DECAY = 0.99
 
 
 class Discriminator(nn.Module):
-    """(B, 3, T, H, W) in [-1, 1] → logits (B, 1, t, h, w), high where a patch looks real.
+    """(B, 3, T, H, W) in [-1, 1] → logits (B, 1, t, h, w); a high logit means the patch looks real.
 
-    `layers` steps of stride 2, each doubling the width up to eight times the first; the first halves space alone.
+    `layers` convolutions of stride 2, each doubling the width up to eight times the first. The first halves only space.
     """
 
     def __init__(self, channels: int, layers: int) -> None:
@@ -54,16 +54,16 @@ def _conv(before: int, after: int, stride: tuple[int, int, int]) -> nn.Conv3d:
 
 
 class LeCam:
-    """Moving means of real and fake logits, equal on all ranks, and the distance that they ask for."""
+    """The LeCam regulariser: moving means of real and fake logits, equal on all ranks, and the penalty against them."""
 
     def __init__(self, mean: Callable[[Tensor], Tensor]) -> None:
         """`mean` averages a tensor over the data-parallel ranks."""
         self._mean = mean
         self.anchors = torch.zeros(2)
-        """Of the real and of the fake logits; what a checkpoint must keep."""
+        """The moving means of the real and the fake logits; a checkpoint must save them."""
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Logits of real and reconstructed clips → a scalar; the moving means go on by one."""
+        """Logits of real and reconstructed clips → a scalar penalty. Also updates the moving means."""
         now = self._mean(torch.stack((real.detach().mean(), fake.detach().mean())))
         self.anchors = torch.lerp(now, self.anchors.to(now), _LECAM_DECAY)
         anchor_real, anchor_fake = self.anchors
@@ -71,30 +71,32 @@ class LeCam:
 
 
 class AdversarialLoss(NamedTuple):
-    """What the discriminator makes of one batch."""
+    """The adversarial loss of one batch, and values to log."""
 
     loss: Tensor
-    """To minimise: its gradient at the video is the adversarial one, at the discriminator the hinge loss's and LeCam's."""
+    """The loss to minimise. The video gets the adversarial gradient; the discriminator gets the hinge and LeCam gradients."""
     logged: dict[str, Tensor]
 
 
 def adversarial_loss(
-    discriminator: nn.Module, video: Tensor, target: Tensor, distance: Tensor, lecam: LeCam, section: AdversarialSection
+    discriminator: nn.Module, video: Tensor, target: Tensor, distance: Tensor, lecam: LeCam, adversarial: AdversarialSection
 ) -> AdversarialLoss:
-    """Both sides of the game in one backward pass.
+    """The loss that trains video tokenizer and discriminator in one backward pass, each by its own gradient.
 
     `video`, `target`: reconstruction and original, (B, 3, T, H, W); `distance`: the reconstruction loss, a function of
-    `video`. The discriminator stands still for the adversarial gradient: it is taken at the video and put into the loss as
-    a constant times the video, of value zero. So one optimizer step moves both sides by their own gradients.
+    `video`. The adversarial gradient must not reach the discriminator, so it is computed at the video and added by hand.
     """
     deceived = -discriminator(video).mean()
     (towards_real,) = torch.autograd.grad(deceived, video)
     (towards_target,) = torch.autograd.grad(distance, video, retain_graph=True)
     ratio = (towards_target.norm() / (towards_real.norm() + 1e-8)).clamp(max=_LARGEST_RATIO)
-    pull = video * (section.weight * ratio * towards_real).detach()
+    # Let g be the wanted gradient, a constant: g = weight · ratio · ∂deceived/∂video, and pull = g · video elementwise.
+    #   value:     Σ (pull - detach(pull)) = Σ (g · video - g · video) = 0, so the logged loss does not change;
+    #   gradient:  ∂/∂video Σ (g · video - constant) = g, and 0 at every discriminator weight.
+    pull = video * (adversarial.weight * ratio * towards_real).detach()
     real, fake = discriminator(target), discriminator(video.detach())
     hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    loss = (pull - pull.detach()).sum() + hinge / 2 + section.lecam * lecam(real, fake)
+    loss = (pull - pull.detach()).sum() + hinge / 2 + adversarial.lecam * lecam(real, fake)
     logged = {
         "adversarial": deceived,
         "adversarial_ratio": ratio,

@@ -1,9 +1,9 @@
-"""Finite scalar quantisation: every channel is rounded to a few fixed steps (arXiv 2309.15505).
+"""Finite scalar quantisation (FSQ): each channel is rounded to a few fixed steps (arXiv 2309.15505).
 
-Numbers are those of vector-quantize-pytorch's FSQ 1.32 for the same steps; the first channel is the least significant
-digit of the index. Steps are powers of two so that the codebook has exactly 2**num_bits entries: 18 bits are six
-channels of 8, as in VidTok (arXiv 2412.13061), which measures +1.8 dB over LFQ. It has no auxiliary loss: bounded
-latents use their few steps without being asked.
+Values and indices equal those of vector-quantize-pytorch's FSQ 1.32 for the same steps. The first channel is the least
+significant digit of the index. Step counts are powers of two, so that the codebook has exactly 2**num_bits entries: 18
+bits are six channels of 8 steps, as in VidTok (arXiv 2412.13061), which measures +1.8 dB over LFQ. FSQ needs no auxiliary
+loss, because bounded latents use all of their few steps anyway.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from hitvideo.errors import ConfigError
 from hitvideo.ops.precision import full_precision
 from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 
-EPSILON = 1e-3  # widens tanh's range so that the outermost steps can be reached
+EPSILON = 1e-3  # widens tanh's range so that the outermost steps are reachable
 
 
 def channel_steps(num_bits: int) -> list[int]:
-    """Steps of each channel, 8 or 4, whose product is 2**num_bits: 9 → [8, 8, 8], 10 → [8, 8, 4, 4].
+    """Each channel's number of steps, 8 or 4, with product 2**num_bits: 9 → [8, 8, 8], 10 → [8, 8, 4, 4].
 
-    Channels of 2 steps are avoided: rounding to two is LFQ without its losses. Raises ConfigError for a single bit.
+    Two steps are avoided, because that would be LFQ without its losses. Raises ConfigError if `num_bits` is below 2.
     """
     if num_bits < 2:
-        raise ConfigError(f"fsq needs levels of at least 2 bits, got num_bits {num_bits}; use quantizer: lfq")
+        raise ConfigError(f"fsq needs num_bits of at least 2, got {num_bits}; raise it or set video_tokenizer.quantizer=lfq")
     fours = {0: 0, 1: 2, 2: 1}[num_bits % 3]
     return [8] * ((num_bits - 2 * fours) // 3) + [4] * fours
 
 
 class FSQ(Quantizer):
-    """(B, channels, t, h, w) latents → values in [-1, 1) on a fixed lattice, and indices."""
+    """(B, channels, t, h, w) latents → values in [-1, 1) on a fixed grid of steps, and indices."""
 
-    normalise = False  # tanh bounds the latents; their magnitude carries information here
+    normalise = False  # tanh bounds the latents, and their magnitude carries information
     steps: Tensor
     basis: Tensor
 
@@ -47,7 +47,7 @@ class FSQ(Quantizer):
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
         with full_precision(latents):
             half_range = (self.steps - 1) * (1 + EPSILON) / 2
-            shift = torch.atanh(0.5 / half_range)  # an even number of steps has no middle: move zero onto one
+            shift = torch.atanh(0.5 / half_range)  # an even number of steps has no middle; shift zero onto a step
             bounded = torch.tanh(latents.float() + shift) * half_range - 0.5  # (B, channels, t, h, w)
             half_steps = self.steps // 2
             digits = bounded.detach().round()

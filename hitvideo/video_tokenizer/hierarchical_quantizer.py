@@ -1,26 +1,17 @@
-"""Residual pyramid: each level codes, on its own grid, what the coarser levels left over.
+"""Hierarchical residual quantiser: each level codes, on its own grid, what the coarser levels left over.
 
     residual = latents
     level k, coarse → fine:  residual → area down → 1×1×1 conv → normalise → quantise → 1×1×1 conv → up → contribution_k
                              residual = residual - contribution_k
     quantised latents = Σ contribution_k
 
-After InfinityStar (area down, interpolate up, subtract, sum). One departure: up is nearest in time, where trilinear
-would let a frame see the next cell. Any prefix of the levels sums to usable latents, if training drops the finer levels
-often enough (level dropout).
+This follows InfinityStar (area down, interpolate up, subtract, sum), except that "up" is nearest in time: trilinear
+interpolation would let a frame depend on the next cell. Any prefix of the levels sums to usable latents, provided that
+training drops the finer levels often enough (level dropout). The alternative of VQ-VAE-2 (Razavi et al. 2019), where a
+finer level codes the latents themselves given the coarser levels, needs more weights; experiments/RESULTS.md compares them.
 
-The alternative is VQ-VAE-2's (Razavi et al. 2019): a finer level codes the latents themselves, given what the coarser ones
-decode to. On moving shapes, all else equal, after 3,000 steps, PSNR by prefix in dB:
-
-    residual                                    17.55   20.13   23.86   27.46
-    conditioned by a linear map                 17.92   20.19   23.77   27.39
-    conditioned by a linear map and an MLP      17.96   20.27   24.12   27.57
-
-With all levels the residual is 0.1 dB below the best, and three seeds of it are 0.2 dB apart; it needs no further weights and
-stays.
-
-What a code may depend on: a code of level 0 on no frame after its own cell. A finer level codes what level 0 left over,
-and level 0's cell reaches further: a finer code depends on no frame after the end of the *coarsest* cell around it.
+Causality: a code of level 0 does not depend on frames after its own cell. A finer level codes what level 0 left over, and
+level 0's cells are longer, so a finer code does not depend on frames after the end of the *coarsest* cell around it.
 """
 
 from __future__ import annotations
@@ -40,36 +31,36 @@ from hitvideo.video_tokenizer.fsq import FSQ
 from hitvideo.video_tokenizer.lfq import LFQ
 from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 
-# LFQ's customary 100 (temperature 0.01) suits latents near zero. Normalised ones have size 1: p(bit) = sigmoid(4 · 100 · 1)
-# is saturated, and the entropy loss has no gradient but for the few channels that happen to lie within 0.01 of zero.
+# LFQ's usual 100 (temperature 0.01) suits latents near zero. Normalised latents have size 1: p(bit) = sigmoid(4 · 100 · 1)
+# is saturated, so the entropy loss would have a gradient only in the few channels within 0.01 of zero.
 INV_TEMPERATURE = 2.0
-OUT_GAIN = 0.5  # contributions start below the latents' size, so that several of them do not overshoot
-ENCODER_SHARE = 0.25  # VQ-VAE's beta: how much slower the latents move towards the codes than the codes towards them
+OUT_GAIN = 0.5  # contributions start smaller than the latents, so that their sum does not overshoot
+ENCODER_SHARE = 0.25  # VQ-VAE's beta: the latents move toward the codes this much slower than the codes toward them
 
 
 def make_quantizer(kind: Literal["lfq", "fsq"], num_bits: int) -> Quantizer:
-    """The quantiser of one level, as the video tokenizer uses it."""
+    """The quantiser of one level, with the video tokenizer's settings."""
     return FSQ(num_bits) if kind == "fsq" else LFQ(num_bits, INV_TEMPERATURE)
 
 
 @dataclass
 class HierarchicalQuantized:
-    """All levels, quantised; lists are coarsest first."""
+    """The quantised levels; lists are coarsest first."""
 
     latents: Tensor
-    """(B, C, t, h, w), fp32: the sum over the kept levels, on the finest grid."""
+    """The sum of the kept levels' contributions on the finest grid, (B, C, t, h, w) fp32."""
     codes: list[Tensor]
-    """Every level's indices, those of dropped levels included (they mean nothing there)."""
+    """Every level's indices. Those of dropped levels are included but meaningless."""
     entropy: list[Tensor]
-    """Per-sample minus batch entropy of the clips that kept the level, nats."""
+    """Each level's per-sample minus batch entropy in nats, over the clips that keep the level."""
     commitment: list[Tensor]
-    """Mean squared distance to the signs over the clips that kept the level."""
+    """Each level's mean squared distance of latents and signs, over the clips that keep the level."""
     residual: Tensor
-    """What all kept levels leave over of the latents: VQ-VAE's loss, ‖sg[latents] - Σ‖² + 0.25 ‖latents - sg[Σ]‖²."""
+    """VQ-VAE's loss of the kept levels' sum Σ against the latents: ‖sg[latents] - Σ‖² + 0.25 ‖latents - sg[Σ]‖²."""
 
 
 class Projection(nn.Conv3d):
-    """1×1×1 convolution in fp32 whatever the autocast or the weights' type: a code must not hang on rounding."""
+    """1×1×1 convolution, in fp32 whatever the autocast or weight dtype, so that codes do not depend on rounding."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -82,12 +73,12 @@ class Projection(nn.Conv3d):
 
 
 class LevelQuantizer(nn.Module):
-    """One level: the residual on the finest grid → the level's indices and its contribution on the finest grid."""
+    """One level: residual on the finest grid → the level's indices, and its contribution on the finest grid."""
 
     def __init__(self, quantizer: Quantizer, latent_channels: int, factor: Triple) -> None:
         super().__init__()
         self.factor = factor
-        """Finest cells that one cell of this level covers, per axis."""
+        """How many finest cells one cell of this level covers, per axis."""
         self.quantizer = quantizer
         self.project_in = Projection(latent_channels, quantizer.channels)
         self.project_out = Projection(quantizer.channels, latent_channels)
@@ -95,11 +86,11 @@ class LevelQuantizer(nn.Module):
             self.project_out.weight.mul_(OUT_GAIN)
 
     def forward(self, residual: Tensor, keep: Tensor | None) -> tuple[Quantized, Tensor]:
-        """`keep` (B,), 0 or 1: the clips that count in the losses; None counts all."""
+        """`keep` (B,) is 1 for the clips that count in the losses, else 0; None counts all."""
         latents = F.avg_pool3d(residual, self.factor) if max(self.factor) > 1 else residual  # (B, C, t, h, w)
         latents = self.project_in(latents)  # (B, quantizer.channels, t, h, w)
         if self.quantizer.normalise:
-            # RMS over a position's channels. Not LayerNorm: a zero mean would forbid the codes of equal signs.
+            # RMS over a cell's channels, not LayerNorm: with a zero mean, codes whose signs are all equal could not occur.
             latents = rms_normalise(latents)
         quantized: Quantized = self.quantizer(latents, keep)
         return quantized, self.expand(quantized.values)
@@ -128,11 +119,11 @@ class HierarchicalQuantizer(nn.Module):
             self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor))
 
     def forward(self, latents: Tensor, prefix: Tensor | None = None) -> HierarchicalQuantized:
-        """Quantise for training. `prefix` (B,): how many levels each clip keeps, 1 … levels; None keeps all.
+        """Quantise for training. `prefix` (B,): how many levels each clip keeps, 0 … levels; None keeps all.
 
-        A dropped level contributes nothing and its losses do not count. A clip of prefix 0 passes unquantised, while
-        all levels learn from it (after Mimi, which quantises a share of the clips): the autoencoder learns faster so,
-        and the levels learn from latents worth coding; +1.2 dB at equal steps in a short run on moving shapes.
+        A dropped level contributes nothing, and its losses do not count. A clip of prefix 0 passes unquantised, while all
+        levels still learn from it (as in Mimi, which quantises a fraction of the clips). The autoencoder then learns
+        faster, and the levels learn from better latents.
         """
         latents = latents.float()
         kept = None if prefix is None else torch.where(prefix == 0, len(self.levels), prefix)
@@ -147,9 +138,9 @@ class HierarchicalQuantizer(nn.Module):
                 contribution = contribution * keep[:, None, None, None, None]
                 codebook = codebook * keep[:, None, None, None, None]
             total, codebook_total = total + contribution, codebook_total + codebook
-            # Detached: every level is then straight-through to the encoder by itself. Through an attached subtraction
-            # the level's own gradient, which is near the identity, would cancel against the residual's and finer
-            # levels would hardly reach the encoder; and coarse levels would be pulled to suit finer ones.
+            # Detached, so that each level's straight-through gradient reaches the encoder on its own. Otherwise the
+            # level's gradient, which is near the identity, would cancel against the residual's, finer levels would
+            # hardly reach the encoder, and coarse levels would be pulled to suit finer ones.
             residual = residual - contribution.detach()
             codes.append(quantized.indices)
             entropy.append(quantized.sample_entropy - quantized.batch_entropy)
@@ -160,7 +151,7 @@ class HierarchicalQuantizer(nn.Module):
         return HierarchicalQuantized(total, codes, entropy, commitment, left_over)
 
     def encode(self, latents: Tensor, levels: int | None = None) -> list[Tensor]:
-        """The codes of the first `levels` levels, all by default; finer ones are not computed."""
+        """The codes of the first `levels` levels (default: all). Finer levels are not computed."""
         residual = latents.float()
         codes = []
         for level in self.levels[:levels]:
@@ -172,15 +163,15 @@ class HierarchicalQuantizer(nn.Module):
     def decode(self, codes: Sequence[Tensor], finest: Grid) -> Tensor:
         """Codes of the first k ≥ 1 levels → (B, latent_channels, t, h, w) latents on the finest grid, fp32.
 
-        Raises ValueError where a level's indices have not the grid that `finest` makes it have.
+        Raises ValueError if a level's indices do not have the grid that follows from `finest`.
         """
         if not 1 <= len(codes) <= len(self.levels):
-            raise ValueError(f"codes of 1 to {len(self.levels)} levels can be decoded, got {len(codes)}")
+            raise ValueError(f"expected codes of 1 to {len(self.levels)} levels, got {len(codes)}")
         latents = torch.zeros(len(codes[0]), self.latent_channels, *finest, device=codes[0].device)
         for number, indices in enumerate(codes):
             level = cast(LevelQuantizer, self.levels[number])
             grid = tuple(size // factor for size, factor in zip(finest, level.factor, strict=True))
             if tuple(indices.shape[1:]) != grid:
-                raise ValueError(f"level {number} has the grid {list(grid)}, its indices have {list(indices.shape[1:])}")
+                raise ValueError(f"level {number} has the grid {list(grid)}, but its indices have {list(indices.shape[1:])}")
             latents = latents + level.expand(level.quantizer.values(indices))
         return latents

@@ -1,16 +1,16 @@
-"""Lookup-free quantisation: the code of a cell is the signs of its channels (MAGVIT-v2, arXiv 2310.05737).
+"""Lookup-free quantisation (LFQ): the code of a cell is the signs of its channels (MAGVIT-v2, arXiv 2310.05737).
 
-Numbers are those of vector-quantize-pytorch's LFQ 1.32 with a codebook of {-1, +1}: sign(0) = -1, most significant bit
+Results equal those of vector-quantize-pytorch's LFQ 1.32 with a codebook of {-1, +1}: sign(0) = -1, most significant bit
 first, p(code j | x) = softmax_j(2 · inv_temperature · x · c_j). Always fp32: in half precision the entropies overflow.
 
-The entropy loss (per-sample − batch) asks that each position be decided and that all codes be used; without it the use
-of the codebook falls to 4 %. Neither term is computed over the 2**num_bits codes:
+The entropy loss (per-sample − batch) rewards cells that are sure of their code and batches that use all codes; without
+it, most of the codebook goes unused. Neither term loops over the 2**num_bits codes:
 
 - p factorises into independent bits with logit 4 · inv_temperature · x_i, so per-sample entropy is exactly the sum of
-  the bits' binary entropies. (The library's value differs by its 1e-5 clamp in the logarithm.)
-- batch entropy does not factorise: bits that are independent given x are dependent over the batch. It is summed over
-  groups of at most 9 bits (BSQ, arXiv 2406.07548), exact for up to 9. The mean of a group's table over positions is a
-  product of two matrices with 2**5 and 2**4 columns: no table per position is ever made.
+  the bits' binary entropies. (The library's value differs slightly, because it clamps at 1e-5 inside the logarithm.)
+- Batch entropy does not factorise: bits that are independent given x are dependent over the batch. It is summed over
+  groups of at most 9 bits (BSQ, arXiv 2406.07548), so it is exact up to 9 bits. A group's mean code table is the product
+  of two matrices with 2**5 and 2**4 columns, so no table per cell is needed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LFQ(Quantizer):
             flat = latents.movedim(1, -1).flatten(0, -2)  # (positions, num_bits)
             logits = 4 * self.inv_temperature * flat
             return Quantized(
-                # Straight-through by adding exactly zero: the usual x + (q - x) misses the signs by a rounding error.
+                # Straight-through by adding exactly zero; the usual x + (q - x) differs from the signs by a rounding error.
                 values=signs + (latents - latents.detach()),
                 indices=indices,
                 sample_entropy=(_sample_entropy(logits) * weights).sum(),
@@ -84,7 +84,7 @@ def _sample_entropy(logits: Tensor) -> Tensor:
 
 
 def _batch_entropy(logits: Tensor, weights: Tensor) -> Tensor:
-    """Σ over groups of bits of H(weighted mean over positions of p(group's code)), nats. `weights` (positions,) sum to 1."""
+    """Σ over groups of bits of H(weighted mean of p(group's code) over positions), nats. `weights` (positions,) sum to 1."""
     num_bits = logits.shape[1]
     groups = -(-num_bits // LARGEST_GROUP)
     total = logits.new_zeros(())
@@ -96,7 +96,7 @@ def _batch_entropy(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def _code_probabilities(logits: Tensor) -> Tensor:
-    """(positions, n) → (positions, 2**n): the product of the bits' probabilities for every code, first bit the highest."""
+    """(positions, n) → (positions, 2**n): every code's probability, the product of its bits'; the first bit is the highest."""
     table = logits.new_ones(len(logits), 1)
     for logit in logits.unbind(1):
         bit = torch.stack((torch.sigmoid(-logit), torch.sigmoid(logit)), dim=1)  # (positions, 2)

@@ -1,12 +1,12 @@
-"""VideoTokenizer: video ⇄ codes of all levels, and its two files on disk.
+"""The video tokenizer: video ⇄ codes of all levels.
 
-    tokenizer, clip = load_video_tokenizer(Path("runs/tiny/weights"))
-    codes = tokenizer.encode(video)                    # coarsest level first
-    tokenizer.decode(codes[:1], frames=8)              # the storyboard: any prefix of the levels decodes
-    tokenizer.encode(video, chunk=64)                  # the same codes, in memory that does not grow with the video
+    video_tokenizer, clip = load_video_tokenizer(Path("runs/tiny/weights"))
+    codes = video_tokenizer.encode(video)              # coarsest level first
+    video_tokenizer.decode(codes[:1], frames=8)        # the storyboard: any prefix of the levels can be decoded
+    video_tokenizer.encode(video, chunk=64)            # the same codes, in memory that does not grow with the video
 
-Any number of frames is accepted: the first frame is repeated in front up to a multiple of the coarsest level's cell,
-and those frames are dropped again after decoding (after VidTok v1.1), so no frame has a special role.
+Any number of frames is accepted: the first frame is repeated in front, up to a multiple of the coarsest level's cell, and
+the repeats are dropped after decoding (as in VidTok v1.1). So no frame has a special role.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantize
 
 @dataclass
 class Reconstruction:
-    """What training needs of one forward pass; lists are coarsest level first."""
+    """One forward pass for training; lists are coarsest level first."""
 
     video: Tensor
-    """(B, 3, T, H, W), not clamped."""
+    """The decoded video, (B, 3, T, H, W), not clamped."""
     codes: list[Tensor]
     """Every level's indices, (B, t, h, w) int64."""
     entropy: list[Tensor]
-    """Per-sample minus batch entropy, nats; zero outside training and for FSQ."""
+    """Each level's per-sample minus batch entropy in nats; zero outside training and for FSQ."""
     commitment: list[Tensor]
-    """Mean squared distance of normalised latents and signs; zero outside training and for FSQ."""
+    """Each level's mean squared distance of normalised latents and signs; zero outside training and for FSQ."""
     residual: Tensor
-    """What the kept levels leave over of the latents, a mean square; latents have mean square 1."""
+    """Mean square of what the kept levels leave over of the latents, whose own mean square is 1."""
 
 
 class VideoTokenizer(nn.Module):
@@ -54,9 +54,9 @@ class VideoTokenizer(nn.Module):
     def forward(self, video: Tensor, prefix: Tensor | None = None) -> Reconstruction:
         """(B, 3, T, H, W) in [-1, 1] → its reconstruction from the first `prefix[b]` levels of clip b.
 
-        `prefix` None: all levels; 0: that clip's latents pass unquantised (a help in early training).
+        `prefix` None keeps all levels. A prefix of 0 passes that clip's latents unquantised, which helps early training.
 
-        Raises ConfigError where H or W is no multiple of the coarsest level's cell.
+        Raises ConfigError if H or W is not a multiple of the coarsest level's cell.
         """
         quantized = self.quantizer(self.encoder(self._pad(video)), prefix)
         decoded = self.decoder(quantized.latents)  # (B, 3, padded T, H, W)
@@ -70,10 +70,10 @@ class VideoTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor, levels: int | None = None, chunk: int | None = None) -> list[Tensor]:
-        """(B, 3, T, H, W) in [-1, 1] → codes of the first `levels` levels (all by default), each (B, t, h, w) int64.
+        """(B, 3, T, H, W) in [-1, 1] → codes of the first `levels` levels (default: all), each (B, t, h, w) int64.
 
-        `chunk`: frames that pass at a time, for long videos; the codes are those of the whole pass.
-        Raises ConfigError where H or W is no multiple of the coarsest level's cell.
+        `chunk` is the number of frames to process at a time, for long videos; the codes stay the same.
+        Raises ConfigError if H or W is not a multiple of the coarsest level's cell.
         """
         if chunk is None:
             return self.quantizer.encode(self.encoder(self._pad(video)), levels)
@@ -84,13 +84,13 @@ class VideoTokenizer(nn.Module):
     def decode(self, codes: Sequence[Tensor], frames: int, chunk: int | None = None) -> Tensor:
         """Codes of the first k ≥ 1 levels → (B, 3, frames, H, W) in [-1, 1].
 
-        `frames` is the length before encoding; `chunk`: frames that pass at a time, for long videos.
-        Raises ValueError where the codes' grids do not fit each other or `frames`.
+        `frames` is the video's length before encoding; `chunk` is the number of frames to process at a time.
+        Raises ValueError if the codes' grids do not fit each other or `frames`.
         """
         cells = codes[0].shape[1]
         length = cells * self._cell
         if not 0 < frames <= length:
-            raise ValueError(f"{cells} coarsest cells of {self._cell} frames hold 1 to {length} frames, not {frames}")
+            raise ValueError(f"frames={frames}, but {cells} coarsest cells of {self._cell} frames hold 1 to {length} frames")
         if chunk is None:
             return self._decode(codes)[:, :, -frames:].clamp(-1, 1)
         step = self._whole_cells(chunk) // self._cell
@@ -99,12 +99,18 @@ class VideoTokenizer(nn.Module):
         return torch.cat(list(self.decode_stream(pieces, frames, length)), dim=2)
 
     @torch.no_grad()
-    def encode_stream(self, chunks: Iterable[Tensor], frames: int, levels: int | None = None) -> Iterator[list[Tensor]]:
-        """A video of `frames` frames in chunks (B, 3, any, H, W) → its codes, piece by piece along time.
+    def decode_prefixes(self, codes: Sequence[Tensor], frames: int) -> Iterator[Tensor]:
+        """Yield the video decoded from the first 1, 2, … levels of `codes`, each as `decode` returns it."""
+        for levels in range(1, len(codes) + 1):
+            yield self.decode(codes[:levels], frames)
 
-        The causal convolutions carry their last frames from chunk to chunk, so codes equal those of the whole video
-        (latents to 1e-5 in fp32) and memory stays that of one chunk. Raises ValueError where the chunks have not
-        `frames` frames in all, ConfigError where H or W does not fit.
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor], frames: int, levels: int | None = None) -> Iterator[list[Tensor]]:
+        """A video of `frames` frames, in chunks (B, 3, any, H, W) → its codes, piece by piece along time.
+
+        Causal convolutions carry their last frames from chunk to chunk, so the codes equal those of the whole video
+        (latents to 1e-5 in fp32) and memory stays that of one chunk. Raises ValueError if the chunks do not have
+        `frames` frames in total, ConfigError if H or W is not a multiple of the coarsest level's cell.
         """
         carry: Carry = {}
         missing = -frames % self._cell
@@ -118,13 +124,13 @@ class VideoTokenizer(nn.Module):
                 yield self.quantizer.encode(self.encoder(self._pad(waiting[:, :, :ready]), carry), levels)
                 waiting = waiting[:, :, ready:]
         if seen != frames:
-            raise ValueError(f"the chunks hold {seen} frames, the video was said to have {frames}")
+            raise ValueError(f"the chunks have {seen} frames in total, but frames={frames} was given")
 
     @torch.no_grad()
     def decode_stream(self, pieces: Iterable[Sequence[Tensor]], frames: int, padded: int | None = None) -> Iterator[Tensor]:
         """The inverse of `encode_stream`: pieces of codes → chunks of the video, (B, 3, ·, H, W) in [-1, 1].
 
-        `padded`: frames that all pieces decode to; by default `frames` rounded up to whole coarsest cells.
+        `padded` is the number of frames that all pieces decode to (default: `frames` rounded up to whole coarsest cells).
         """
         carry: Carry = {}
         drop = (frames + -frames % self._cell if padded is None else padded) - frames
@@ -142,17 +148,17 @@ class VideoTokenizer(nn.Module):
 
     @property
     def _cell(self) -> int:
-        """Frames of a coarsest cell: the step in which codes can be made."""
+        """Frames per coarsest cell, the smallest unit that can be encoded."""
         return self.hierarchy.levels[0].down[0]
 
     def _whole_cells(self, chunk: int) -> int:
         if chunk < self._cell:
-            raise ValueError(f"a chunk of {chunk} frames is shorter than a coarsest cell, {self._cell} frames")
+            raise ValueError(f"chunk={chunk} is shorter than a coarsest cell; use at least {self._cell} frames")
         return chunk // self._cell * self._cell
 
     def _pad(self, video: Tensor) -> Tensor:
         if video.ndim != 5 or video.shape[1] != PIXEL_CHANNELS:
-            raise ValueError(f"a video is (B, 3, T, H, W), got {list(video.shape)}")
+            raise ValueError(f"expected a video (B, 3, T, H, W), got {list(video.shape)}")
         extent = Extent(*video.shape[2:])
         self.hierarchy.grids(extent)
         return self._repeat_first(video, -extent.frames % self._cell)

@@ -1,12 +1,12 @@
-"""The progressive schedule of a video tokenizer's training: which phase a step belongs to, and its learning rate.
+"""The training phases of a video tokenizer: which one a step belongs to, and how far quantisation is phased in.
 
     phases:
       - {name: autoencoder, steps: 2000, quantized: false}     pixels ⇄ latents, no codes yet
-      - {name: coarse, steps: 1000, levels: 2}                 the two coarsest levels
+      - {name: coarse, steps: 1000, levels: 2}                 only the two coarsest levels
       - {name: all-levels, steps: 3000}
-      - {name: decoder, steps: 1000, train: decoder}           codes stay as they are
+      - {name: decoder, steps: 1000, train: decoder}           codes no longer change
 
-A pure function of the step, so a run that is stopped and resumed goes through the same phases.
+The phase is a pure function of the step, so a run that is stopped and resumed goes through the same phases.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from hitvideo.settings.video_tokenizer import PhaseSection
 
 
 class Place(NamedTuple):
-    """Where in the schedule a step is."""
+    """A step's place in the schedule."""
 
     number: int
-    """Of the phase, from 0."""
+    """Index of the phase, from 0."""
     phase: PhaseSection
     step: int
-    """Within the phase."""
+    """Step within the phase, from 0."""
 
     @property
     def progress(self) -> float:
-        """Part of the phase that is done."""
+        """Fraction of the phase that is done."""
         return self.step / self.phase.steps
 
 
 def place(phases: Sequence[PhaseSection], step: int) -> Place:
-    """The phase that `step` belongs to; the last one beyond the schedule's end."""
+    """The phase that `step` belongs to. Steps past the end of the schedule belong to the last phase."""
     for number, phase in enumerate(phases[:-1]):
         if step < phase.steps:
             return Place(number, phase, step)
@@ -42,9 +42,9 @@ def place(phases: Sequence[PhaseSection], step: int) -> Place:
 
 
 def unquantized_share(phases: Sequence[PhaseSection], here: Place, until: float) -> float:
-    """Share of clips whose latents pass unquantised: all of them before the first quantised phase, none after it.
+    """Fraction of clips whose latents pass unquantised: 1 before the first quantised phase, 0 after it.
 
-    Within that phase the share falls from 1 at its start to 0 at the part `until` of it.
+    Within that phase it falls linearly from 1 to 0 over the first `until` (a fraction) of the phase.
     """
     first = next((number for number, phase in enumerate(phases) if phase.quantized), len(phases))
     if here.number != first:

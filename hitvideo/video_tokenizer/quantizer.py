@@ -1,4 +1,4 @@
-"""What the two quantisers, LFQ and FSQ, have in common: latents in, one integer a cell and a quantised value out."""
+"""The interface shared by the quantisers LFQ and FSQ: latents → one integer and one quantised value per cell."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @dataclass
 class Quantized:
-    """One level, quantised."""
+    """The quantised cells of one level."""
 
     values: Tensor
-    """(B, C, t, h, w), fp32; exactly the codebook's entry, with the gradient of the latents (straight-through)."""
+    """Codebook entries, (B, C, t, h, w) fp32, exact; their gradient goes to the latents unchanged (straight-through)."""
     indices: Tensor
-    """(B, t, h, w), int64, 0 … 2**num_bits - 1."""
+    """Code of each cell, (B, t, h, w) int64, 0 … 2**num_bits - 1."""
     sample_entropy: Tensor
-    """Mean entropy of one position's code, in nats: low means decided. Zero outside training."""
+    """Mean entropy of a single cell's code, in nats; low means that cells are sure of their code. Zero outside training."""
     batch_entropy: Tensor
-    """Entropy of the mean code distribution of the batch, in nats: high means all codes in use. Zero outside training."""
+    """Entropy of the batch's mean code distribution, in nats; high means that all codes are used. Zero outside training."""
     commitment: Tensor
-    """Mean squared distance of latents and values. Zero outside training."""
+    """Mean squared distance between latents and values. Zero outside training."""
 
 
 class Quantizer(nn.Module, ABC):
@@ -29,14 +29,14 @@ class Quantizer(nn.Module, ABC):
 
     num_bits: int
     channels: int
-    """Latent channels that it needs."""
+    """How many channels the latents must have."""
     normalise: bool
-    """Whether the latents should be normalised right before."""
+    """Whether the caller should normalise the latents first."""
 
     @abstractmethod
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
-        """`keep` (B,), 0 or 1: the clips that count in the losses; None counts all."""
+        """`keep` (B,) is 1 for the clips that count in the losses, else 0; None counts all."""
 
     @abstractmethod
     def values(self, indices: Tensor) -> Tensor:
-        """(B, t, h, w) indices → (B, channels, t, h, w) values, fp32: what `forward` gave for them."""
+        """(B, t, h, w) indices → (B, channels, t, h, w) values, fp32, equal to those of `forward`."""

@@ -1,4 +1,10 @@
-"""A video tokenizer on disk: weights and settings, one file each."""
+"""Saving and loading of a video tokenizer: one directory with its weights and its settings.
+
+    weights.safetensors     the parameters, with the settings' fingerprint in the metadata
+    video_tokenizer.yaml    everything needed to rebuild the model: clip, hierarchy and network
+
+`weights_fingerprint` identifies the pair. Token shards record it, so that a mismatched video tokenizer is detected.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +29,7 @@ CONFIG_KEY = "video_tokenizer"
 
 
 class SavedConfig(Section):
-    """`video_tokenizer.yaml`: everything needed to build the tokenizer again."""
+    """The content of `video_tokenizer.yaml`."""
 
     clip: ClipShape
     hierarchy: Hierarchy
@@ -31,52 +37,52 @@ class SavedConfig(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Under the key `video` that `clip` had first, so that weights of then are still known by it."""
+        """Hash of the settings, with `clip` under its former key `video`, so that older weights keep their fingerprint."""
         dumped = self.model_dump(mode="json")
         return config.fingerprint({"video": dumped.pop("clip"), **dumped})
 
 
 def save_video_tokenizer(video_tokenizer: VideoTokenizer, directory: Path, clip: ClipShape) -> None:
-    """Write both files into `directory`, each atomically; `load_video_tokenizer` refuses a pair that does not match."""
+    """Write both files to `directory`, each atomically. `load_video_tokenizer` refuses a pair that does not match."""
     saved = SavedConfig(clip=clip, hierarchy=video_tokenizer.hierarchy, video_tokenizer=video_tokenizer.section)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in video_tokenizer.state_dict().items()}
     with replacing(directory / WEIGHTS_FILE) as weights, replacing(directory / CONFIG_FILE) as settings:
-        # One metadata key: with more, safetensors orders them at random and equal weights would differ in bytes.
+        # Only one metadata key: safetensors writes several in random order, so equal weights would give different bytes.
         save_file(tensors, weights, metadata={CONFIG_KEY: saved.fingerprint})
         settings.write_text(config.to_yaml(saved), encoding="utf-8")
 
 
 def load_video_tokenizer(directory: Path, device: torch.device | str = "cpu") -> tuple[VideoTokenizer, ClipShape]:
-    """The tokenizer of a `weights` directory, in eval mode, and the clip it was trained on.
+    """The video tokenizer in a `weights` directory, in eval mode, and the clip shape it was trained on.
 
-    Raises ConfigError where a file is missing, damaged, or not of a video tokenizer.
+    Raises ConfigError if a file is missing, damaged, or not part of a video tokenizer.
     """
     settings, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     for path in (settings, weights):
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file; give the `weights` directory of a finished video tokenizer run")
+            raise ConfigError(f"{path}: no such file; use the `weights` directory of a finished video tokenizer run")
     saved = config.build(SavedConfig, config.read_yaml(settings), str(settings))
     try:
         with safe_open(weights, framework="pt", device=str(device)) as file:
             recorded = (file.metadata() or {}).get(CONFIG_KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (the file is not iterable)
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{weights}: damaged, or not safetensors: {error}") from error
+        raise ConfigError(f"{weights}: damaged, or not a safetensors file: {error}") from error
     if recorded is None:
-        raise ConfigError(f"{weights}: holds no video tokenizer; give the `weights` directory of its run")
+        raise ConfigError(f"{weights}: not a video tokenizer; use the `weights` directory of a video tokenizer run")
     if recorded != saved.fingerprint:
-        raise ConfigError(f"{weights}: was not saved with the settings in {CONFIG_FILE} beside it; copy both from one run")
+        raise ConfigError(f"{weights}: not saved together with {settings}; copy both files from the same run")
     with torch.device(device):
-        tokenizer = VideoTokenizer(saved.video_tokenizer, saved.hierarchy)
+        video_tokenizer = VideoTokenizer(saved.video_tokenizer, saved.hierarchy)
     try:
-        tokenizer.load_state_dict(state)
+        video_tokenizer.load_state_dict(state)
     except RuntimeError as error:
-        raise ConfigError(f"{weights}: does not fit its settings: {error}") from error
-    return tokenizer.eval(), saved.clip
+        raise ConfigError(f"{weights}: does not fit the network described in {settings}: {error}") from error
+    return video_tokenizer.eval(), saved.clip
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """16 hex digits of the sha256 of both files: token shards carry them, and another tokenizer has others."""
+    """16 hex digits of a sha256 of both files, which identify the video tokenizer. Raises ConfigError if one is missing."""
     digest = hashlib.sha256()
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         try:

@@ -135,7 +135,7 @@ def test_a_stop_asked_for_while_the_ranks_start_is_kept(run: Path, tmp_path: Pat
 
 def test_a_layout_that_does_not_divide_is_refused_before_anything_starts(tmp_path: Path) -> None:
     words = [TINY, f"run.root={tmp_path}", "cluster.nodes=3", "cluster.devices_per_node=1"]
-    with pytest.raises(ConfigError, match=r"3 ranks are no multiple of parallel.tensor 2"):
+    with pytest.raises(ConfigError, match=r"3 ranks are not a multiple of parallel.tensor 2"):
         attempt.begin([*words, "parallel.tensor=2"])
     with pytest.raises(ConfigError, match=r"train.global_batch 16 is not a multiple of"):
         attempt.begin(words)

@@ -59,7 +59,7 @@ def test_a_tokenizer_run_has_its_program() -> None:
         (["parallel.tensor=3"], 16, "not divisible by parallel.tensor 3"),
         (["cluster.slurm.partition='x;rm y'"], 16, "one word of letters"),
         (["cluster.slurm.time='10'"], 16, "time 10 is not a minute longer than grace_seconds 600"),
-        (["cluster.slurm.time=soon"], 16, "soon is no time limit"),
+        (["cluster.slurm.time=soon"], 16, "soon is not a time limit"),
     ],
 )
 def test_what_cannot_run_is_refused(words: list[str], nodes: int, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Megatron's layers against the dense ones: the same outputs, losses and gradients, divided over two ranks."""
+"""Megatron's layers on two ranks give the losses and gradients of the dense layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HIDDEN, HEAD, ENTRIES = 8, 12, 3, 10
 
 
 class Net(nn.Module):
-    """Embedding, column, row and divided logits, as a transformer joins them."""
+    """Embedding, column, row and divided logits, connected as in a transformer."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.up = layers.column(WIDTH, HIDDEN)
         self.down = layers.row(HIDDEN, WIDTH)
         self.head = layers.column(WIDTH, ENTRIES)
-        self.norm = RMSNorm(HEAD, 1e-5, layers.over_heads)  # held by all ranks, sees this rank's heads, as QK-norm
+        self.norm = RMSNorm(HEAD, 1e-5, layers.over_heads)  # like QK-norm: all ranks hold it, each applies it to its own heads
         self.layers = layers
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

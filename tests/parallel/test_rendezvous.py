@@ -1,4 +1,4 @@
-"""Rank and meeting point from torchrun, from srun, and alone. What srun really sets is tested in tests/slurm."""
+"""Rank and meeting address from torchrun, from srun, and alone. tests/slurm tests what srun really sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEP = {
 }  # fmt: skip
 
 
-def test_torchruns_word_counts() -> None:
+def test_torchrun_takes_precedence() -> None:
     assert rank_environment({**STEP, "RANK": "0"}) == {}
 
 
@@ -21,11 +21,11 @@ def test_a_step_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "_first_host", lambda nodelist: {"n[2-3]": "n2"}[nodelist])
     expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n2", "MASTER_PORT": "30007"}
     assert rank_environment(STEP) == expected
-    assert rank_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1", "a site may know better"
+    assert rank_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1", "a site can set its own address"
 
 
 def test_alone() -> None:
-    """Also in a batch script, where SLURM_NTASKS and SLURM_PROCID are those of the job."""
+    """Also in a batch script, whose SLURM_NTASKS and SLURM_PROCID are the job's."""
     for environment in ({}, {"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}):
         found = rank_environment(environment)
         assert (found["RANK"], found["WORLD_SIZE"], found["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")

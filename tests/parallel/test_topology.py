@@ -1,4 +1,4 @@
-"""Ranks on the grid of data × tensor, and the adapter that DeepSpeed sees."""
+"""The grid of ranks over data × tensor, and the adapter for DeepSpeed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_every_place_is_taken_once_and_tensor_ranks_are_neighbours(world: int, t
     assert all(p.rank == p.data_rank * p.tensor + p.tensor_rank for p in places)
 
 
-def test_a_size_that_does_not_divide_is_refused_with_the_mend() -> None:
-    with pytest.raises(ConfigError, match=r"parallel\.tensor 2 does not divide the 3 processes.*parallel\.tensor=1"):
+def test_a_size_that_does_not_divide_is_refused_with_the_fix() -> None:
+    with pytest.raises(ConfigError, match=r"parallel\.tensor 2 .* 3 .*parallel\.tensor=1"):
         Topology(0, 3, 2)
 
 
@@ -35,5 +35,5 @@ def test_megatrons_groups_are_ours() -> None:
 
 
 def test_the_adapter_does_not_claim_sequence_parallelism() -> None:
-    """DeepSpeed probes for these names; finding them, it leaves tensor parallelism out of the gradient norm."""
+    """DeepSpeed probes for these names; if it finds them, it leaves tensor parallelism out of the gradient norm."""
     assert not [name for name in dir(ModelParallelUnit) if "sequence" in name]

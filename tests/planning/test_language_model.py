@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-import pretrain.__main__ as program
 from hitvideo.errors import ConfigError
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
@@ -21,6 +20,7 @@ from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.planning.language_model import plan_language_model
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_settings_as
+from pretrain import language_model_task as program
 from tests.conftest import ROOT
 from tests.worlds import run_ranks
 

@@ -183,7 +183,7 @@ def test_a_sample_is_drawn_level_by_level(weights: Path, tmp_path: Path) -> None
     assert [row.shape for row in rows] == [(8, 32, 32, 3)] * 4
     for k, row in enumerate(rows, 1):
         np.testing.assert_array_equal(row, to_uint8(tokenizer.decode(codes[:k], 8)[0].numpy()))
-    with pytest.raises(ConfigError, match="no sample of the key 'b'"):
+    with pytest.raises(ConfigError, match="no sample has the key 'b'"):
         decode_sample(tmp_path / "out" / "000000.tar", "b")
 
 

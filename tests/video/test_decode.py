@@ -1,8 +1,9 @@
-"""Decoding against ground truth: every frame of a fixture carries its number in black and white blocks."""
+"""Decoding against ground truth: every test frame carries its number as black and white bars."""
 
 import io
 import os
 import pickle
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def number_of(pixels: np.ndarray) -> int:
 
 
 def mux(seconds: list[float], codec: str = "libx264", container: str = "mp4", size: int = 64, tick: Fraction = TICK) -> bytes:
-    """A file whose k-th frame shows k from seconds[k] on."""
+    """A file whose k-th frame shows the number k, from seconds[k] on."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=30, options={"crf": "10"} if codec == "libx264" else {})
@@ -82,7 +83,7 @@ TIMINGS = {
 def test_frames_on_screen_by_timestamp(timing: str, container: str, start: float) -> None:
     seconds = np.array(TIMINGS[timing]) - TIMINGS[timing][0]
     if container == "matroska":
-        stamps = [int(round(at / TICK) / 90 + 0.5) / 1000 for at in TIMINGS[timing]]  # it keeps milliseconds
+        stamps = [int(round(at / TICK) / 90 + 0.5) / 1000 for at in TIMINGS[timing]]  # Matroska stores milliseconds
         seconds = np.array(stamps) - stamps[0]
     wanted = clip(int((seconds[-1] - start) * 8))
     found = [number_of(f) for f in decode_clip(mux(TIMINGS[timing], container=container), wanted, LIMITS, start)]
@@ -106,7 +107,7 @@ def test_too_short_is_exact_to_the_last_frames_end() -> None:
     assert len(decode_clip(source, clip(4, fps=4), LIMITS, start=1.0)) == 4
     with pytest.raises(VideoError, match=r"2\.000 seconds"):
         decode_clip(source, clip(4, fps=4), LIMITS, start=1.5)
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match=r"start .*-0\.1"):
         decode_clip(source, clip(4), LIMITS, start=-0.1)
 
 
@@ -135,7 +136,7 @@ def test_colours_survive() -> None:
 def test_truncated_and_flipped_files_raise() -> None:
     source = mux([k / 30 for k in range(150)], container="matroska")
     whole = mux([k / 30 for k in range(150)])
-    assert refused(whole[: len(whole) * 6 // 10], clip(4)).reason == "corrupt"  # the index stood at the end
+    assert refused(whole[: len(whole) * 6 // 10], clip(4)).reason == "corrupt"  # the index at the end is gone
     assert refused(source[: len(source) * 6 // 10], clip(36)).reason in ("corrupt", "too_short")
     for data in (source, whole):
         for seed in range(10):
@@ -147,7 +148,7 @@ def test_truncated_and_flipped_files_raise() -> None:
 
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\0" * 5000, b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n"])
-def test_what_is_no_video(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_videos(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "page.mp4"
     path.write_bytes(content)
     assert refused(path, clip(1)).reason == "corrupt"
@@ -168,7 +169,7 @@ def test_empty_missing_and_sound_only(tmp_path: Path) -> None:
 
 
 def claiming(width: int) -> bytes:
-    """FFV1 takes its size from the Matroska header, so a few bytes claim any size."""
+    """A tiny file that claims to be `width` pixels square: FFV1 takes its frame size from the Matroska header."""
     source = mux([0, 0.1], codec="ffv1", container="matroska", size=300)
     for tag in (b"\xb0\x82", b"\xba\x82"):
         source = source.replace(tag + (300).to_bytes(2, "big"), tag + width.to_bytes(2, "big"))
@@ -180,7 +181,7 @@ def test_limits_are_known_from_the_header() -> None:
     error = refused(claiming(8000), clip(1))
     assert error.reason == "too_large"
     assert "8000×8000" in str(error)
-    assert refused(claiming(30000), clip(1)).reason == "corrupt"  # beyond what FFmpeg itself would open
+    assert refused(claiming(30000), clip(1)).reason == "corrupt"  # larger than FFmpeg itself accepts
     error = refused(mux([0, 1, 36000], tick=Fraction(1, 30)), clip(1))
     assert error.reason == "too_long"
     assert "36000" in str(error)
@@ -191,7 +192,7 @@ def test_limits_are_known_from_the_header() -> None:
 
 def test_error_crosses_processes() -> None:
     error = pickle.loads(pickle.dumps(refused(b"", clip(1))))
-    assert (error.reason, str(error)) == ("empty", "clip-7: the file is empty")
+    assert (error.reason, str(error)) == ("empty", refused(b"", clip(1)).message)
 
 
 @pytest.mark.skipif(not ODD.is_dir(), reason=f"the odd clips are not at {ODD}")
@@ -209,7 +210,7 @@ def test_odd_clip_rotated_and_damaged() -> None:
     with av.open(str(path)) as file:
         coded = next(file.decode(video=0))
     assert (coded.height, coded.width, coded.rotation) == (320, 568, -90)
-    turned = np.rot90(coded.to_ndarray(format="rgb24"), -1)  # clockwise: the letters on the keys stand upright
+    turned = np.rot90(coded.to_ndarray(format="rgb24"), -1)  # clockwise: the letters on the keys are upright
     assert np.abs(upright[0].astype(int) - turned).mean() < 2
     assert probe(path).width == 568
     assert refused(ODD / "decord_corrupted.mp4", clip(40)).reason == "corrupt"
@@ -228,10 +229,10 @@ def test_encode_is_deterministic_and_probed(tmp_path: Path) -> None:
 
 
 def test_encode_refuses() -> None:
-    with pytest.raises(ValueError, match="even sizes, got 33×32"):
+    with pytest.raises(ValueError, match="33×32"):
         encode_mp4(np.zeros((2, 32, 33, 3), np.uint8), 8)
     for wrong in (np.zeros((2, 32, 32), np.uint8), np.zeros((0, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 3), np.float32)):
-        with pytest.raises(ValueError, match="expected uint8"):
+        with pytest.raises(ValueError, match=re.escape(f"{wrong.dtype} {wrong.shape}")):
             encode_mp4(wrong, 8)
 
 

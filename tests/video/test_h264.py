@@ -1,4 +1,4 @@
-"""The outside reference: the bytes keep the budget, and more bytes buy quality."""
+"""H.264 as a baseline: its size stays within the budget, and more bytes give better quality."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hitvideo.video.pixels import Frames
 
 @pytest.fixture(scope="module")
 def video() -> Frames:
-    """A soft pattern that drifts: something to predict from frame to frame, something to code in each."""
+    """A smooth drifting pattern: partly predictable from the previous frame, partly new."""
     t, y, x = np.meshgrid(np.arange(16), np.arange(64), np.arange(64), indexing="ij")
     waves = [np.sin(x / 5 + t / 2 + k) * np.cos(y / 7 - t / 3 + 2 * k) for k in range(3)]
     return np.stack([(127 + 100 * wave) for wave in waves], axis=-1).astype(np.uint8)
@@ -29,12 +29,12 @@ def test_the_budget_is_kept_and_used(video: Frames) -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_a_budget_that_nothing_fits_is_told(video: Frames) -> None:
+def test_a_budget_too_small_for_any_quality_is_exceeded(video: Frames) -> None:
     decoded, size = h264_at(video, 10)
     assert size > 10
     assert decoded.shape == video.shape
 
 
-def test_the_encoders_advertisement_is_not_counted(video: Frames) -> None:
-    """x264 writes some 600 bytes about its settings into every stream, more than these clips have to spend."""
+def test_the_text_about_the_encoder_is_not_counted(video: Frames) -> None:
+    """x264 writes about 600 bytes about its settings into every stream, more than the whole budget of these clips."""
     assert h264_at(np.zeros_like(video), 1000)[1] < 600

@@ -1,4 +1,4 @@
-"""The whole tokenizer: any number of frames, any prefix of levels, files on disk, sizes of the presets, losses."""
+"""The whole video_tokenizer: any number of frames, any prefix of levels, files on disk, sizes of the presets, losses."""
 
 from pathlib import Path
 
@@ -39,121 +39,121 @@ def video_of(frames: int, batch: int = 2, seed: int = 0) -> Tensor:
 def make(section: VideoTokenizerSection) -> VideoTokenizer:
     """Blocks start as the identity; random weights make every path count."""
     torch.manual_seed(0)
-    tokenizer = VideoTokenizer(section, HIERARCHY)
-    for module in tokenizer.modules():
+    video_tokenizer = VideoTokenizer(section, HIERARCHY)
+    for module in video_tokenizer.modules():
         if isinstance(module, Block):
             torch.nn.init.normal_(module.time.conv.weight, std=0.1)
     return tokenizer
 
 
 @pytest.fixture
-def tokenizer() -> VideoTokenizer:
+def video_tokenizer() -> VideoTokenizer:
     return make(SMALL).eval()
 
 
 @pytest.mark.parametrize("frames", [1, 5, 8, 17])
-def test_any_number_of_frames(tokenizer: VideoTokenizer, frames: int) -> None:
+def test_any_number_of_frames(video_tokenizer: VideoTokenizer, frames: int) -> None:
     video = video_of(frames)
-    codes = tokenizer.encode(video)
+    codes = video_tokenizer.encode(video)
     grids = HIERARCHY.grids(CLIP.model_copy(update={"frames": frames}).extent)
     assert [tuple(indices.shape) for indices in codes] == [(2, *grid) for grid in grids]
-    decoded = tokenizer.decode(codes, frames)
+    decoded = video_tokenizer.decode(codes, frames)
     assert decoded.shape == video.shape
     assert decoded.abs().max() <= 1
     with torch.no_grad():
-        assert torch.equal(tokenizer(video).video.clamp(-1, 1), decoded)
+        assert torch.equal(video_tokenizer(video).video.clamp(-1, 1), decoded)
 
 
 @pytest.mark.parametrize("quantizer", ["lfq", "fsq"])
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_every_prefix_decodes_as_in_training(quantizer: str, levels: int) -> None:
-    tokenizer = make(SMALL.model_copy(update={"quantizer": quantizer}))
+    video_tokenizer = make(SMALL.model_copy(update={"quantizer": quantizer}))
     video = video_of(8)
-    codes = tokenizer.encode(video)
-    assert all(torch.equal(a, b) for a, b in zip(tokenizer.encode(video, levels), codes[:levels], strict=True))
+    codes = video_tokenizer.encode(video)
+    assert all(torch.equal(a, b) for a, b in zip(video_tokenizer.encode(video, levels), codes[:levels], strict=True))
     with torch.no_grad():
-        reconstruction = tokenizer(video, torch.full((2,), levels))
-    assert torch.equal(reconstruction.video.clamp(-1, 1), tokenizer.decode(codes[:levels], 8))
+        reconstruction = video_tokenizer(video, torch.full((2,), levels))
+    assert torch.equal(reconstruction.video.clamp(-1, 1), video_tokenizer.decode(codes[:levels], 8))
 
 
-def test_codes_and_video_do_not_depend_on_later_cells(tokenizer: VideoTokenizer) -> None:
+def test_codes_and_video_do_not_depend_on_later_cells(video_tokenizer: VideoTokenizer) -> None:
     """Two clips with the same first 8 frames, one coarsest cell: the same codes there, and the same decoded frames."""
     video, changed = video_of(24), video_of(24)
     changed[:, :, 8:] = video_of(16, seed=1)
-    before, after = tokenizer.encode(video), tokenizer.encode(changed)
+    before, after = video_tokenizer.encode(video), video_tokenizer.encode(changed)
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a[:, : a.shape[1] // 3], b[:, : b.shape[1] // 3])
         assert not torch.equal(a, b)
-    assert torch.equal(tokenizer.decode(before, 24)[:, :, :8], tokenizer.decode(after, 24)[:, :, :8])
+    assert torch.equal(video_tokenizer.decode(before, 24)[:, :, :8], video_tokenizer.decode(after, 24)[:, :, :8])
 
 
-def test_gradients_reach_every_weight(tokenizer: VideoTokenizer) -> None:
-    tokenizer.train()
+def test_gradients_reach_every_weight(video_tokenizer: VideoTokenizer) -> None:
+    video_tokenizer.train()
     video = video_of(8)
-    whole_loss(tokenizer(video, torch.tensor([4, 2])), video).backward()
-    for name, parameter in tokenizer.named_parameters():
+    whole_loss(video_tokenizer(video, torch.tensor([4, 2])), video).backward()
+    for name, parameter in video_tokenizer.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
 
 
-def test_bf16_autocast_trains(tokenizer: VideoTokenizer) -> None:
-    tokenizer.train()
+def test_bf16_autocast_trains(video_tokenizer: VideoTokenizer) -> None:
+    video_tokenizer.train()
     video = video_of(8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        reconstruction = tokenizer(video)
+        reconstruction = video_tokenizer(video)
         losses = distances(reconstruction.video.float(), video, LossSection())
         losses |= code_losses(reconstruction, LossSection(), 0)
     (losses["distance"] + losses["codes"]).backward()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
-def test_bf16_weights_encode_and_decode(tokenizer: VideoTokenizer) -> None:
+def test_bf16_weights_encode_and_decode(video_tokenizer: VideoTokenizer) -> None:
     video = video_of(8)
-    half = tokenizer.bfloat16()
+    half = video_tokenizer.bfloat16()
     assert half.decode(half.encode(video), 8).shape == video.shape
 
 
-def test_wrong_input_is_explained(tokenizer: VideoTokenizer) -> None:
+def test_wrong_input_is_explained(video_tokenizer: VideoTokenizer) -> None:
     with pytest.raises(ConfigError, match="height 24 is not a multiple of 16"):
-        tokenizer.encode(video_of(8)[:, :, :, :24])
+        video_tokenizer.encode(video_of(8)[:, :, :, :24])
     with pytest.raises(ValueError, match=r"a video is \(B, 3, T, H, W\), got \[2, 8, 32, 32\]"):
-        tokenizer.encode(video_of(8)[:, 0])
-    codes = tokenizer.encode(video_of(8))
+        video_tokenizer.encode(video_of(8)[:, 0])
+    codes = video_tokenizer.encode(video_of(8))
     with pytest.raises(ValueError, match="1 coarsest cells of 8 frames hold 1 to 8 frames, not 9"):
-        tokenizer.decode(codes, 9)
+        video_tokenizer.decode(codes, 9)
 
 
-def test_saved_and_loaded(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    save_video_tokenizer(tokenizer, tmp_path / "a", CLIP)
+def test_saved_and_loaded(video_tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    save_video_tokenizer(video_tokenizer, tmp_path / "a", CLIP)
     loaded, clip = load_video_tokenizer(tmp_path / "a")
     assert clip == CLIP
     assert loaded.section == SMALL
     assert loaded.hierarchy == HIERARCHY
     video = video_of(8)
-    assert all(torch.equal(a, b) for a, b in zip(loaded.encode(video), tokenizer.encode(video), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.encode(video), video_tokenizer.encode(video), strict=True))
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
 
 
-def test_fingerprint_is_of_weights_and_settings(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+def test_fingerprint_is_of_weights_and_settings(video_tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save_video_tokenizer(tokenizer, tmp_path / name, CLIP)
+        save_video_tokenizer(video_tokenizer, tmp_path / name, CLIP)
     first = weights_fingerprint(tmp_path / "a")
     assert len(first) == 16
     assert weights_fingerprint(tmp_path / "b") == first
-    save_video_tokenizer(tokenizer, tmp_path / "b", CLIP.model_copy(update={"fps": 4}))
+    save_video_tokenizer(video_tokenizer, tmp_path / "b", CLIP.model_copy(update={"fps": 4}))
     assert weights_fingerprint(tmp_path / "b") != first
     with torch.no_grad():
-        next(tokenizer.parameters()).add_(1)
-    save_video_tokenizer(tokenizer, tmp_path / "a", CLIP)
+        next(video_tokenizer.parameters()).add_(1)
+    save_video_tokenizer(video_tokenizer, tmp_path / "a", CLIP)
     assert weights_fingerprint(tmp_path / "a") != first
 
 
-def test_bad_files_are_explained(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+def test_bad_files_are_explained(video_tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; give the `weights` directory"):
         load_video_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read"):
         weights_fingerprint(tmp_path)
-    save_video_tokenizer(tokenizer, tmp_path, CLIP)
+    save_video_tokenizer(video_tokenizer, tmp_path, CLIP)
     weights, settings = tmp_path / WEIGHTS_FILE, tmp_path / CONFIG_FILE
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
@@ -178,11 +178,11 @@ def test_entropy_weight_falls_linearly() -> None:
     assert entropy_weight(section.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
 
 
-def test_losses_are_weighted_sums(tokenizer: VideoTokenizer) -> None:
-    tokenizer.train()
+def test_losses_are_weighted_sums(video_tokenizer: VideoTokenizer) -> None:
+    video_tokenizer.train()
     section = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
     video = video_of(8)
-    reconstruction = tokenizer(video)
+    reconstruction = video_tokenizer(video)
     parts = distances(reconstruction.video, video, section)
     codes = code_losses(reconstruction, section, 0)
     each = [(reconstruction.video[b] - video[b]).square().mean() for b in range(len(video))]
@@ -215,9 +215,9 @@ def test_tiny_preset_has_its_size() -> None:
     section = config.build(
         VideoTokenizerSection, config.resolve(PARTS / "video_tokenizer" / "tiny.yaml")["video_tokenizer"], "tiny.yaml"
     )
-    tokenizer = VideoTokenizer(section, HIERARCHY)
-    assert sum(parameter.numel() for parameter in tokenizer.parameters()) == 250_708
-    assert [indices.shape[1:].numel() for indices in tokenizer.encode(video_of(8))] == [4, 16, 32, 128]
+    video_tokenizer = VideoTokenizer(section, HIERARCHY)
+    assert sum(parameter.numel() for parameter in video_tokenizer.parameters()) == 250_708
+    assert [indices.shape[1:].numel() for indices in video_tokenizer.encode(video_of(8))] == [4, 16, 32, 128]
 
 
 def test_paper_preset_has_the_paper_s_grids() -> None:
@@ -225,7 +225,7 @@ def test_paper_preset_has_the_paper_s_grids() -> None:
     paper = config.resolve(PARTS / "hierarchy" / "paper_4level.yaml")
     section = VideoTokenizerSection(channels=(64, 128, 256, 256, 512), blocks=2, latent_channels=32)
     with torch.device("meta"):
-        tokenizer = VideoTokenizer(section, config.build(Hierarchy, paper["hierarchy"], "paper_4level.yaml"))
-        codes = tokenizer.encode(torch.empty(1, 3, 64, 256, 256))
+        video_tokenizer = VideoTokenizer(section, config.build(Hierarchy, paper["hierarchy"], "paper_4level.yaml"))
+        codes = video_tokenizer.encode(torch.empty(1, 3, 64, 256, 256))
         assert [tuple(indices.shape[1:]) for indices in codes] == [(1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16)]
-        assert tokenizer.decode(codes, 64).shape == (1, 3, 64, 256, 256)
+        assert video_tokenizer.decode(codes, 64).shape == (1, 3, 64, 256, 256)

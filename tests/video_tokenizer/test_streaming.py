@@ -30,8 +30,8 @@ def make(kind: str) -> VideoTokenizer:
     torch.manual_seed(0)
     hierarchy, patch, channels = PRESETS[kind]
     section = VideoTokenizerSection(patch=patch, channels=channels, blocks=1, latent_channels=6)
-    tokenizer = VideoTokenizer(section, hierarchy).eval()
-    for parameter in tokenizer.parameters():
+    video_tokenizer = VideoTokenizer(section, hierarchy).eval()
+    for parameter in video_tokenizer.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return tokenizer
@@ -44,45 +44,45 @@ def video_of(frames: int) -> Tensor:
 @pytest.mark.parametrize("kind", PRESETS)
 @pytest.mark.parametrize("frames", [24, 37])
 def test_chunks_equal_the_whole(kind: str, frames: int) -> None:
-    tokenizer, video = make(kind), video_of(frames)
-    codes = tokenizer.encode(video)
+    video_tokenizer, video = make(kind), video_of(frames)
+    codes = video_tokenizer.encode(video)
     for chunk in (8, 16):
-        chunked = tokenizer.encode(video, chunk=chunk)
+        chunked = video_tokenizer.encode(video, chunk=chunk)
         assert all(torch.equal(a, b) for a, b in zip(chunked, codes, strict=True))
         torch.testing.assert_close(
-            tokenizer.decode(codes, frames, chunk=chunk), tokenizer.decode(codes, frames), rtol=0, atol=1e-5
+            video_tokenizer.decode(codes, frames, chunk=chunk), video_tokenizer.decode(codes, frames), rtol=0, atol=1e-5
         )
-    assert torch.equal(tokenizer.encode(video, levels=1, chunk=8)[0], codes[0])
+    assert torch.equal(video_tokenizer.encode(video, levels=1, chunk=8)[0], codes[0])
 
 
 @pytest.mark.parametrize("kind", PRESETS)
 def test_latents_of_chunks_equal_the_whole(kind: str) -> None:
-    tokenizer, video = make(kind), video_of(32)
+    video_tokenizer, video = make(kind), video_of(32)
     carry: Carry = {}
     with torch.no_grad():
-        pieces = [tokenizer.encoder(part, carry) for part in video.split(8, dim=2)]
-        torch.testing.assert_close(torch.cat(pieces, dim=2), tokenizer.encoder(video), rtol=0, atol=1e-5)
+        pieces = [video_tokenizer.encoder(part, carry) for part in video.split(8, dim=2)]
+        torch.testing.assert_close(torch.cat(pieces, dim=2), video_tokenizer.encoder(video), rtol=0, atol=1e-5)
         carry.clear()
-        cold = [tokenizer.encoder(part) for part in video.split(8, dim=2)]
+        cold = [video_tokenizer.encoder(part) for part in video.split(8, dim=2)]
     assert not torch.allclose(torch.cat(cold, dim=2), torch.cat(pieces, dim=2), atol=1e-2), "nothing was carried"
 
 
 def test_a_stream_of_uneven_chunks() -> None:
     """What a decoder hands over: any number of frames at a time, 37 in all, of which 3 more stand in front."""
-    tokenizer, video = make("four levels"), video_of(37)
-    pieces = list(tokenizer.encode_stream(video.split([1, 2, 20, 5, 9], dim=2), 37))
-    codes = tokenizer.encode(video)
+    video_tokenizer, video = make("four levels"), video_of(37)
+    pieces = list(video_tokenizer.encode_stream(video.split([1, 2, 20, 5, 9], dim=2), 37))
+    codes = video_tokenizer.encode(video)
     assert all(torch.equal(torch.cat(parts, 1), whole) for parts, whole in zip(zip(*pieces, strict=True), codes, strict=True))
-    decoded = torch.cat(list(tokenizer.decode_stream(pieces, 37)), dim=2)
-    torch.testing.assert_close(decoded, tokenizer.decode(codes, 37), rtol=0, atol=1e-5)
+    decoded = torch.cat(list(video_tokenizer.decode_stream(pieces, 37)), dim=2)
+    torch.testing.assert_close(decoded, video_tokenizer.decode(codes, 37), rtol=0, atol=1e-5)
 
 
 def test_wrong_chunks_are_explained() -> None:
-    tokenizer, video = make("four levels"), video_of(16)
+    video_tokenizer, video = make("four levels"), video_of(16)
     with pytest.raises(ValueError, match="a chunk of 4 frames is shorter than a coarsest cell, 8 frames"):
-        tokenizer.encode(video, chunk=4)
+        video_tokenizer.encode(video, chunk=4)
     with pytest.raises(ValueError, match="the chunks hold 16 frames, the video was said to have 24"):
-        list(tokenizer.encode_stream([video], 24))
+        list(video_tokenizer.encode_stream([video], 24))
 
 
 PEAK = """
@@ -90,9 +90,9 @@ import resource, sys
 import torch
 from tests.video_tokenizer.test_streaming import make
 torch.set_num_threads(1)
-tokenizer, frames = make("4x8x8"), int(sys.argv[1])
+video_tokenizer, frames = make("4x8x8"), int(sys.argv[1])
 chunks = (torch.rand(1, 3, 16, 128, 128) for _ in range(frames // 16))
-for chunk in tokenizer.decode_stream(tokenizer.encode_stream(chunks, frames), frames):
+for chunk in video_tokenizer.decode_stream(video_tokenizer.encode_stream(chunks, frames), frames):
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -124,18 +124,18 @@ def test_no_shipped_preset_sees_the_future(name: str) -> None:
     widths = (8,) * len(run.video_tokenizer.channels)
     section = run.video_tokenizer.model_copy(update={"channels": widths, "latent_channels": 6})
     torch.manual_seed(0)
-    tokenizer = VideoTokenizer(section, run.hierarchy).eval()
-    for parameter in tokenizer.parameters():
+    video_tokenizer = VideoTokenizer(section, run.hierarchy).eval()
+    for parameter in video_tokenizer.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     dt, side = run.hierarchy.finest.down[0], run.hierarchy.levels[0].down[1]
     video, other = (torch.rand(1, 3, 4 * dt, side, side, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     with torch.no_grad():
-        latents = tokenizer.encoder(video)
-        decoded = tokenizer.decoder(latents)
+        latents = video_tokenizer.encoder(video)
+        decoded = video_tokenizer.decoder(latents)
         for cells in (1, 2, 3):
             changed = torch.cat((video[:, :, : cells * dt], other[:, :, cells * dt :]), dim=2)
-            seen = tokenizer.encoder(changed)
+            seen = video_tokenizer.encoder(changed)
             assert torch.equal(seen[:, :, :cells], latents[:, :, :cells])
             assert not torch.equal(seen[:, :, cells:], latents[:, :, cells:])
-            assert torch.equal(tokenizer.decoder(seen)[:, :, : cells * dt], decoded[:, :, : cells * dt])
+            assert torch.equal(video_tokenizer.decoder(seen)[:, :, : cells * dt], decoded[:, :, : cells * dt])
