@@ -1,12 +1,12 @@
-"""YAML in, frozen typed models out: base files, strict keys, `section.key=value` overrides.
+"""The config mechanism: YAML files → frozen typed models, with base files, strict keys and `section.key=value` overrides.
 
-A run file is plain YAML. `base: [files]` are merged first, in order, then the file itself, then the overrides of the
-command line. Mappings merge key by key; everything else (lists too) is replaced. An unknown key is an error that names
-the nearest known one. Nothing is ever changed by validation: what is derived is computed where it is needed.
+A run file is plain YAML. The files in `base: [files]` are merged first, in order, then the file itself, then the command
+line's overrides. Mappings merge key by key; everything else, including lists, is replaced. An unknown key is an error that
+names the nearest known key. Validation never changes a value: derived values are computed by the code that needs them.
 
     run = load("yaml_configs/pretrain/tiny.yaml", ["train.steps=20", "parallel.tensor=2"])
 
-The typed sections stand in `schema.py`; this file knows only the mechanism.
+The typed sections are in `hitvideo/settings/`; this file contains only the mechanism.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A frozen group of settings. Unknown keys are refused; field documentation is the string under the field."""
+    """A frozen group of settings. It rejects unknown keys; the string under a field documents it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `3e-4` as a number (YAML 1.1 wants `3.0e-4`) and refuses a key given twice."""
+    """SafeLoader that reads `3e-4` as a number (YAML 1.1 requires `3.0e-4`) and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key_node, deep=True) for key_node, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                raise ConfigError(f"line {node.value[index][0].start_mark.line + 1}: the key '{key}' stands twice; keep one")
+                raise ConfigError(f"line {node.value[index][0].start_mark.line + 1}: the key '{key}' appears twice; keep one")
         return super().construct_mapping(node, deep)
 
 
@@ -52,7 +52,7 @@ _Loader.add_implicit_resolver(
 
 
 RENAMED = {("video",): ("clip",), ("data", "block"): ("data", "read_together")}
-"""Keys of older files and what they are called now. Both spellings are read, in files and on the command line."""
+"""Former keys and their new names. Both are accepted, in files and on the command line."""
 
 
 def _renamed(content: dict[str, Any]) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
             section = section.get(parent) if isinstance(section, dict) else None
         if isinstance(section, dict) and old in section:
             if new in section:
-                raise ConfigError(f"'{old}' is the old name of '{new}'; keep '{new}' alone")
+                raise ConfigError(f"'{old}' is the old name of '{new}'; keep only '{new}'")
             section[new] = section.pop(old)
     return content
 
 
 def parse_value(text: str) -> Any:
-    """One YAML value from the command line: `8`, `3e-4`, `true`, `null`, `[1, 2]`, or a plain string."""
+    """Parse a YAML value from the command line: `8`, `3e-4`, `true`, `null`, `[1, 2]`, or a plain string."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -76,7 +76,7 @@ def parse_value(text: str) -> Any:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in one YAML file, `base` not yet followed. Raises ConfigError that names the file."""
+    """Read the mapping in one YAML file without following `base`. Raises ConfigError naming the file."""
     path = Path(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -89,12 +89,12 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys, this file holds a {type(content).__name__}")
+        raise ConfigError(f"{path}: a config must be a mapping of keys, but this file contains a {type(content).__name__}")
     return _renamed(content)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `under`: mappings merge, everything else is replaced. Neither input is changed."""
+    """Merge `over` into a copy of `under`: mappings merge key by key, everything else is replaced."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -103,15 +103,15 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(path: Path | str, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping of a file with its bases merged in. Base paths are relative to the file that names them."""
+    """Read a file and merge its bases under it. Base paths are relative to the file that names them."""
     path = Path(path)
     if path.resolve() in _chain:
-        raise ConfigError(f"{path}: base files form a circle: {' -> '.join(str(p) for p in (*_chain, path))}")
+        raise ConfigError(f"{path}: base files include each other: {' -> '.join(str(p) for p in (*_chain, path))}")
     content = read_yaml(path)
     bases = content.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: 'base' is a list of file names, got {bases!r}")
+        raise ConfigError(f"{path}: 'base' must be a list of file names, got {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, resolve(path.parent / base, (*_chain, path.resolve())))
@@ -119,7 +119,7 @@ def resolve(path: Path | str, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`section.key=value` words on top of a mapping."""
+    """Merge `section.key=value` words into a copy of a mapping. Raises ConfigError if a word is not an override."""
     result = dict(content)
     for word in overrides:
         dotted, equals, text = word.partition("=")
@@ -133,7 +133,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
 
 
 def build(model: type[ModelT], content: Mapping[str, Any], source: str) -> ModelT:
-    """Validate a mapping into a model; every fault is one line of a ConfigError that names `source` and the key."""
+    """Validate a mapping into a model. Raises ConfigError with one line per error, naming `source` and the key."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -150,10 +150,10 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
         siblings = [key for key in known if key.rpartition(".")[0] == parent]
         near = difflib.get_close_matches(dotted, siblings, 1, 0.5) or difflib.get_close_matches(dotted, known, 1, 0.5)
         near = near or [key for key in known if key.rpartition(".")[2] == location[-1]][:1]
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(siblings) or 'nothing'}"
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(siblings) or 'none'}"
         return f"unknown key '{dotted}'; {hint}"
     if fault["type"] == "missing":
-        return f"'{dotted}' is missing; set it in the file or give {dotted}=VALUE"
+        return f"'{dotted}' is missing; set it in the file or pass {dotted}=VALUE"
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not location:
         return message
@@ -170,19 +170,19 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def needed(value: str | None, key: str) -> str:
-    """A setting without which the program cannot start."""
+    """The value of a required setting. Raises ConfigError if it is empty or null."""
     if not value:
-        raise ConfigError(f"'{key}' is not set; set it in the file or give {key}=PATH")
+        raise ConfigError(f"'{key}' is not set; set it in the file or pass {key}=PATH")
     return value
 
 
 def to_yaml(config: BaseModel) -> str:
-    """The resolved YAML: reading it back gives an equal model."""
+    """The model as YAML; reading it back gives an equal model."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 
 
 def flat(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and leaf values, in order: the columns by which MLflow compares runs."""
+    """Dotted keys and leaf values, in order, as MLflow lists them to compare runs."""
     content = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
     leaves: dict[str, Any] = {}
     for key, value in content.items():
@@ -194,7 +194,7 @@ def flat(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def fingerprint(*parts: BaseModel | Mapping[str, Any] | str) -> str:
-    """16 hex digits of the sha256 of the parts' canonical JSON: equal settings give equal fingerprints."""
+    """16 hex digits of the sha256 of the parts' canonical JSON. Equal settings have equal fingerprints."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
-"""Grid, Level, Hierarchy: how many tokens a clip has on every level, and how few bits that is. No torch.
+"""The hierarchy of levels: grid shapes, token counts and bits per pixel of a clip. Does not import torch.
 
-Level 0 is the coarsest: semantic, generated first. (The paper's abstract calls the semantic layers "higher".) Every
-level covers the whole clip; a level's cell covers `down = (dt, dh, dw)` frames × pixels × pixels:
+Level 0 is the coarsest: it is semantic and is generated first. (The paper's abstract calls such layers "higher".) Every
+level covers the whole clip; one cell of a level covers `down = (dt, dh, dw)` frames × pixels × pixels:
 
     level   down (t, h, w)   grid of a 64×256×256 clip    tokens     (yaml_configs/parts/hierarchy/paper_4level.yaml)
     0       64, 32, 32       1, 8, 8                          64
@@ -27,7 +27,7 @@ LARGEST_SUB_CODE = 12
 
 
 class Grid(NamedTuple):
-    """Extent of a level, in latent cells."""
+    """Size of a level, in latent cells."""
 
     t: int
     h: int
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Extent of a clip, in frames and pixels."""
+    """Size of a clip, in frames and pixels."""
 
     frames: int
     height: int
@@ -47,16 +47,16 @@ class Extent(NamedTuple):
 
 
 class ClipShape(Section):
-    """The clips a run works on: length, size and rate."""
+    """Shape of a run's clips: length, size and frame rate."""
 
     frames: int = Field(gt=0)
-    """Frames per clip, T."""
+    """Number of frames per clip, T."""
     height: int = Field(gt=0)
-    """Pixels, H."""
+    """Height of a clip in pixels, H."""
     width: int = Field(gt=0)
-    """Pixels, W."""
+    """Width of a clip in pixels, W."""
     fps: float = Field(gt=0)
-    """Frames per second at which the source is sampled."""
+    """Rate at which the source video is sampled, in frames per second."""
 
     @property
     def extent(self) -> Extent:
@@ -64,25 +64,25 @@ class ClipShape(Section):
 
 
 class Level(Section):
-    """One rung of the hierarchy."""
+    """One level of the hierarchy."""
 
     down: tuple[int, int, int]
-    """Frames, pixels and pixels covered by one cell: (dt, dh, dw), powers of two."""
+    """Frames × pixels × pixels covered by one cell, (dt, dh, dw); each is a power of two."""
     num_bits: int = Field(gt=0, le=62)
-    """Binary channels; the codebook has 2**num_bits entries."""
+    """Bits per code; the codebook has 2**num_bits entries."""
     sub_bits: tuple[Annotated[int, Field(gt=0)], ...] = ()
-    """How an index is split into sub-codes for the language model, most significant first; empty: one sub-code."""
+    """Bits of the sub-codes that the language model splits an index into, most significant first; empty: one sub-code."""
 
     @model_validator(mode="after")
     def _check(self) -> Level:
         if any(factor < 1 or factor & (factor - 1) for factor in self.down):
-            raise ConfigError(f"down must be powers of two, got {list(self.down)}")
+            raise ConfigError(f"down must contain only powers of two, got {list(self.down)}")
         if sum(self.sub_codes) != self.num_bits:
-            raise ConfigError(f"sub_bits {list(self.sub_bits)} sum to {sum(self.sub_bits)}, num_bits is {self.num_bits}")
+            raise ConfigError(f"sub_bits {list(self.sub_bits)} must sum to num_bits {self.num_bits}, not {sum(self.sub_bits)}")
         if max(self.sub_codes) > LARGEST_SUB_CODE:
             raise ConfigError(
                 f"a sub-code of {max(self.sub_codes)} bits needs a softmax over {2 ** max(self.sub_codes)} entries; "
-                f"split num_bits {self.num_bits} into sub_bits of at most {LARGEST_SUB_CODE}, as in sub_bits: [9, 9]"
+                f"split num_bits {self.num_bits} into sub_bits of at most {LARGEST_SUB_CODE} each, as in sub_bits: [9, 9]"
             )
         return self
 
@@ -107,7 +107,7 @@ class Hierarchy(Section):
             if any(c % f for c, f in zip(coarse.down, fine.down, strict=True)):
                 raise ConfigError(
                     f"level {number} down {list(coarse.down)} is not divisible by level {number + 1} down "
-                    f"{list(fine.down)}; list the levels coarsest first, each a multiple of the next"
+                    f"{list(fine.down)}; list the levels coarsest first, each down a multiple of the next"
                 )
         return self
 
@@ -121,13 +121,13 @@ class Hierarchy(Section):
 
     @property
     def compression(self) -> float:
-        """Against raw 24-bit RGB."""
+        """Compression ratio compared with raw 24-bit RGB."""
         return RAW_BITS_PER_PIXEL / self.bits_per_pixel
 
     def grids(self, extent: Extent) -> list[Grid]:
-        """Every level's grid for a clip of (T, H, W). T is padded up to whole coarsest cells; H and W must divide.
+        """Every level's grid for a clip of (T, H, W), with T rounded up to whole coarsest cells.
 
-        Raises ConfigError where a height or width is not a multiple of the coarsest level's factor.
+        Raises ConfigError if H or W is not a multiple of the coarsest level's cell.
         """
         coarsest = self.levels[0].down
         for name, size, factor in (("height", extent.height, coarsest[1]), ("width", extent.width, coarsest[2])):
@@ -142,7 +142,7 @@ class Hierarchy(Section):
         return sum(grid.cells for grid in self.grids(extent))
 
     def describe(self, extent: Extent) -> dict[str, object]:
-        """The figures of `hitvideo inspect HIERARCHY.yaml --json`."""
+        """The numbers that `hitvideo inspect HIERARCHY.yaml --json` prints."""
         rows = [
             {"grid": list(grid), "tokens": grid.cells, "num_bits": level.num_bits, "down": list(level.down)}
             for grid, level in zip(self.grids(extent), self.levels, strict=True)

@@ -1,7 +1,8 @@
-"""YAML in, frozen typed models out: bases, overrides, and errors that name file, key, value and mend."""
+"""The config mechanism: base files, overrides, and errors that name file, key, value and fix."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,19 +38,19 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------ the mechanism
+# ------------------------------------------------------------------------------------------------ loading
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path: Path) -> None:
     write(tmp_path / "parts/a.yaml", "name: a\ninner: {rate: 1, sizes: [1, 2, 3]}\n")
     write(tmp_path / "parts/b.yaml", "base: c.yaml\ninner: {rate: 2}\n")
-    write(tmp_path / "parts/c.yaml", "name: c\ninner: {rate: 9}\n")  # relative to b.yaml, which names it
+    write(tmp_path / "parts/c.yaml", "name: c\ninner: {rate: 9}\n")  # the path c.yaml is relative to b.yaml
     top = write(tmp_path / "run.yaml", "base: [parts/a.yaml, parts/b.yaml]\ninner: {sizes: [7]}\n")
-    # name: a, then c by way of b; rate: 1, 9, 2; sizes is a list, replaced and not joined.
+    # name is a, then c (a base of b); rate is 1, then 9, then 2; sizes is a list, so it is replaced and not joined.
     assert config.resolve(top) == {"name": "c", "inner": {"rate": 2, "sizes": [7]}}
 
 
-def test_one_base_twice_is_no_circle(tmp_path: Path) -> None:
+def test_a_shared_base_is_not_a_circle(tmp_path: Path) -> None:
     write(tmp_path / "shared.yaml", "name: shared\n")
     for name in ("a", "b"):
         write(tmp_path / f"{name}.yaml", "base: shared.yaml\n")
@@ -67,7 +68,7 @@ def test_merge_changes_neither_input() -> None:
 def test_circle_of_bases(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "base: b.yaml\n")
     write(tmp_path / "b.yaml", "base: a.yaml\n")
-    with pytest.raises(ConfigError, match=r"circle.*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+    with pytest.raises(ConfigError, match=r"a\.yaml -> .*b\.yaml -> .*a\.yaml"):
         config.resolve(tmp_path / "a.yaml")
 
 
@@ -80,7 +81,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base", ["3", "{a: 1}", "[1]"])
 def test_base_is_a_list_of_files(tmp_path: Path, base: str) -> None:
-    with pytest.raises(ConfigError, match="'base' is a list of file names"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: 'base' "):
         config.resolve(write(tmp_path / "run.yaml", f"base: {base}\n"))
 
 
@@ -106,24 +107,24 @@ def test_overrides() -> None:
 
 @pytest.mark.parametrize("word", ["steps", "=3", "a..b=1", ".a=1", "a.=1"])
 def test_not_an_override(word: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not an override; write section\.key=value"):
+    with pytest.raises(ConfigError, match=rf"'{re.escape(word)}' .*section\.key=value"):
         config.apply_overrides({}, [word])
 
 
-def test_override_that_is_no_yaml() -> None:
-    with pytest.raises(ConfigError, match=r"cannot read the value '\[1, 2'"):
+def test_an_override_that_is_not_yaml() -> None:
+    with pytest.raises(ConfigError, match=r"'\[1, 2'"):
         config.apply_overrides({}, ["a=[1, 2"])
 
 
 @pytest.mark.parametrize("text", ["name: a\nname: b\n", "inner: {rate: 1, rate: 1}\n", "inner:\n  rate: 1\n  rate: 2\n"])
 def test_a_key_given_twice(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml: .*line \d: the key '(name|rate)' stands twice"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*line \d: .*'(name|rate)'"):
         config.read_yaml(write(tmp_path / "run.yaml", text))
 
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words\n", "3\n"])
 def test_a_config_is_a_mapping(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml: a config is a mapping"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*mapping.*(list|str|int)"):
         config.read_yaml(write(tmp_path / "run.yaml", text))
 
 
@@ -133,16 +134,16 @@ def test_not_yaml(tmp_path: Path, text: str) -> None:
         config.build(Outer, config.read_yaml(write(tmp_path / "run.yaml", text)), "run.yaml")
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"name: \xff\xfe")
-    with pytest.raises(ConfigError, match=r"run\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*utf-8"):
         config.read_yaml(tmp_path / "run.yaml")
 
 
 def test_python_objects_are_refused(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     path = write(tmp_path / "run.yaml", f"a: !!python/object/apply:os.mkdir ['{witness}']\n")
-    with pytest.raises(ConfigError, match=r"run\.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*python/object"):
         config.read_yaml(path)
     with pytest.raises(ConfigError):
         config.parse_value(f"!!python/object/apply:os.mkdir ['{witness}']")
@@ -165,14 +166,14 @@ def refusal(content: dict[str, object]) -> str:
 def test_unknown_key_names_the_nearest() -> None:
     assert refusal({"nmae": "x"}) == "run.yaml: unknown key 'nmae'; did you mean 'name'?"
     assert refusal({"inner": {"rat": 1}}) == "run.yaml: unknown key 'inner.rat'; did you mean 'inner.rate'?"
-    # A key of another section: the place where it belongs.
+    # For a key of another section, the error names the key with its section.
     assert refusal({"sizes": 1}) == "run.yaml: unknown key 'sizes'; did you mean 'inner.sizes'?"
-    assert refusal({"zzz": 1}) == "run.yaml: unknown key 'zzz'; known here: inner, name"
+    assert refusal({"zzz": 1}) == "run.yaml: unknown key 'zzz'; known keys: inner, name"
 
 
 def test_wrong_types_name_key_and_value() -> None:
     message = refusal({"inner": {"rate": "fast", "sizes": [1, "two"]}, "name": [3]})
-    assert len(message.splitlines()) == 3  # every fault at once
+    assert len(message.splitlines()) == 3  # all errors at once
     for part in ("'inner.rate'", "'fast'", "'inner.sizes.1'", "'two'", "'name'", "[3]"):
         assert part in message
     assert all(line.startswith("run.yaml: ") for line in message.splitlines())
@@ -229,7 +230,7 @@ def test_overrides_reach_the_run() -> None:
 def test_a_run_of_another_program() -> None:
     with pytest.raises(ConfigError, match=r"python -m pretrain .*tiny\.yaml"):
         programs.load_settings_as(programs.TokenizeRun, TINY)
-    with pytest.raises(ConfigError, match=r"one of video_tokenizer, tokenize_shards, pretrain; got 'prtrain'"):
+    with pytest.raises(ConfigError, match=r"video_tokenizer, tokenize_shards, pretrain.*'prtrain'"):
         programs.load_settings(TINY, ["program=prtrain"])
 
 
@@ -241,17 +242,17 @@ def test_a_run_of_another_program() -> None:
         (["train.steps=many"], r"'train\.steps': .*integer.*\(got 'many'\)"),
         (["train.steps=0"], r"'train\.steps': .*greater than 0 \(got 0\)"),
         (["train.dtype=fp8"], r"'train\.dtype': .*'fp32' or 'bf16'.*'fp8'"),
-        (["parallel.tensor=3"], r"llm\.heads 4 is not divisible by parallel\.tensor 3"),
-        (["llm.heads=5"], r"'llm': width 128 is not divisible by heads 5"),
-        (["llm.kv_heads=3"], r"'llm': heads 4 is not divisible by kv_heads 3"),
-        (["parallel.tensor=2", "text.vocab_size=511"], r"text\.vocab_size 511 is not divisible by parallel\.tensor 2"),
-        (["llm.rope_axes=[8, 12, 10]"], r"rope_axes \[8, 12, 10\] must be even and sum to the head's 32 dimensions"),
-        (["llm.rope_axes=[7, 13, 12]"], r"rope_axes \[7, 13, 12\] must be even"),
+        (["parallel.tensor=3"], r"llm\.heads 4 .*parallel\.tensor 3"),
+        (["llm.heads=5"], r"'llm': width 128 .*heads 5"),
+        (["llm.kv_heads=3"], r"'llm': heads 4 .*kv_heads 3"),
+        (["parallel.tensor=2", "text.vocab_size=511"], r"text\.vocab_size 511 .*parallel\.tensor 2"),
+        (["llm.rope_axes=[8, 12, 10]"], r"rope_axes \[8, 12, 10\] .*\b32\b"),
+        (["llm.rope_axes=[7, 13, 12]"], r"rope_axes \[7, 13, 12\] .*even"),
         (["llm.rope_axes=[16, 16]"], r"'llm\.rope_axes"),
-        (["video.height=40"], r"height 40 is not a multiple of 16, the coarsest level's cell; try 32"),
-        (["video.width=1"], r"width 1 is not a multiple of 16, the coarsest level's cell; try 16"),
+        (["video.height=40"], r"height 40 .*\b16\b.*try 32"),
+        (["video.width=1"], r"width 1 .*\b16\b.*try 16"),
         (["text.vocab_size=260"], r"'text\.vocab_size': .*261 \(got 260\)"),
-        (["run.name=../evil"], r"'run\.name': a run's name is letters"),
+        (["run.name=../evil"], r"'run\.name': .*\.\./evil"),
         (["run.name=/etc"], r"'run\.name'"),
         (["run.name=.."], r"'run\.name'"),
         (["run.name=a/b"], r"'run\.name'"),
@@ -274,13 +275,13 @@ def test_run_directory_stays_under_its_root() -> None:
 def test_accumulation() -> None:
     train = programs.load_settings_as(programs.PretrainRun, TINY, ["train.global_batch=24", "train.micro_batch=4"]).train
     assert [train.accumulation(ranks) for ranks in (1, 2, 3, 6)] == [6, 3, 2, 1]
-    with pytest.raises(ConfigError, match=r"global_batch 24 .*micro_batch 4 × 4 data-parallel ranks = 16; try 16"):
+    with pytest.raises(ConfigError, match=r"global_batch 24 .*micro_batch 4 .*\b4\b.*\b16\b.*try 16"):
         train.accumulation(4)
-    with pytest.raises(ConfigError, match="= 32; try 32"):
+    with pytest.raises(ConfigError, match=r"\b8\b.*\b32\b.*try 32"):
         train.accumulation(8)
 
 
 def test_the_yaml_of_a_run_is_plain() -> None:
-    """Any YAML reader gives the same content back: no tags, no anchors."""
+    """Any YAML reader gives the same content back, because there are no tags or anchors."""
     run = programs.load_settings(TINY)
     assert yaml.safe_load(config.to_yaml(run)) == run.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The paper's figures, and what a pyramid has to satisfy."""
+"""The numbers of the paper's hierarchy, and the rules that every hierarchy must satisfy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_describe() -> None:
 
 
 def test_bits_per_pixel_are_bits_over_pixels() -> None:
-    """The definition, counted on a clip that fills whole cells."""
+    """Checks the definition on a clip that consists of whole cells."""
     hierarchy, clip = paper()
     grids = hierarchy.grids(clip.extent)
     bits = sum(grid.cells * level.num_bits for grid, level in zip(grids, hierarchy.levels, strict=True))
@@ -63,14 +63,14 @@ def test_any_number_of_frames_is_padded_up(frames: int) -> None:
 
 def test_height_and_width_must_divide() -> None:
     hierarchy = pyramid((8, 32, 16), (4, 8, 8))
-    with pytest.raises(ConfigError, match="height 48 is not a multiple of 32, the coarsest level's cell; try 64"):
+    with pytest.raises(ConfigError, match=r"height 48 .*\b32\b.*try 64"):
         hierarchy.grids(Extent(8, 48, 48))
-    with pytest.raises(ConfigError, match="width 40 is not a multiple of 16, the coarsest level's cell; try 32"):
+    with pytest.raises(ConfigError, match=r"width 40 .*\b16\b.*try 32"):
         hierarchy.grids(Extent(8, 64, 40))
 
 
 @pytest.mark.parametrize("height", range(1, 200, 7))
-def test_the_size_it_proposes_is_taken(height: int) -> None:
+def test_the_suggested_size_is_accepted(height: int) -> None:
     hierarchy = pyramid((8, 32, 16))
     try:
         hierarchy.grids(Extent(8, height, 16))
@@ -78,10 +78,10 @@ def test_the_size_it_proposes_is_taken(height: int) -> None:
         hierarchy.grids(Extent(8, int(str(error).rpartition("try ")[2]), 16))
 
 
-def test_levels_stand_coarsest_first() -> None:
-    with pytest.raises(ValueError, match=r"level 0 down \[4, 8, 8\] is not divisible by level 1 down \[8, 8, 8\]"):
+def test_levels_must_be_coarsest_first() -> None:
+    with pytest.raises(ValueError, match=r"level 0 down \[4, 8, 8\] .*level 1 down \[8, 8, 8\]"):
         pyramid((4, 8, 8), (8, 8, 8))
-    with pytest.raises(ValueError, match=r"level 1 down \[4, 8, 4\] is not divisible by level 2 down \[2, 4, 8\]"):
+    with pytest.raises(ValueError, match=r"level 1 down \[4, 8, 4\] .*level 2 down \[2, 4, 8\]"):
         pyramid((8, 8, 8), (4, 8, 4), (2, 4, 8))
     with pytest.raises(ValueError, match="levels"):
         Hierarchy(levels=())
@@ -90,13 +90,13 @@ def test_levels_stand_coarsest_first() -> None:
 @pytest.mark.parametrize(
     ("level", "message"),
     [
-        ({"down": (3, 8, 8), "num_bits": 9}, r"down must be powers of two, got \[3, 8, 8\]"),
-        ({"down": (0, 8, 8), "num_bits": 9}, r"down must be powers of two"),
-        ({"down": (-4, 8, 8), "num_bits": 9}, r"down must be powers of two"),
+        ({"down": (3, 8, 8), "num_bits": 9}, r"down .*powers of two.*\[3, 8, 8\]"),
+        ({"down": (0, 8, 8), "num_bits": 9}, r"down .*powers of two.*\[0, 8, 8\]"),
+        ({"down": (-4, 8, 8), "num_bits": 9}, r"down .*powers of two.*\[-4, 8, 8\]"),
         ({"down": (8, 8), "num_bits": 9}, r"down"),
         ({"down": (8, 8, 8), "num_bits": 0}, r"num_bits"),
-        ({"down": (8, 8, 8), "num_bits": 18, "sub_bits": (9, 8)}, r"sub_bits \[9, 8\] sum to 17, num_bits is 18"),
-        ({"down": (8, 8, 8), "num_bits": 18}, r"softmax over 262144 entries; split num_bits 18 into sub_bits of at most 12"),
+        ({"down": (8, 8, 8), "num_bits": 18, "sub_bits": (9, 8)}, r"sub_bits \[9, 8\] .*num_bits 18.*\b17\b"),
+        ({"down": (8, 8, 8), "num_bits": 18}, r"262144 .*num_bits 18 .*sub_bits .*\b12\b"),
         ({"down": (8, 8, 8), "num_bits": 9, "sub_bits": (10, -1)}, r"sub_bits|positive|greater"),
         ({"down": (8, 8, 8), "num_bits": 9, "sub_bits": (9, 0)}, r"sub_bits|positive|greater"),
     ],

@@ -1,4 +1,4 @@
-"""Which codes a tokenizer uses."""
+"""Statistics of which codes a video tokenizer uses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @torch.no_grad()
 def code_use(codes: Sequence[Tensor], num_bits: Sequence[int]) -> dict[str, Tensor]:
-    """What a micro-batch's codes, coarsest level first, tell of collapse before a picture does.
+    """Code statistics of a micro-batch, coarsest level first, which reveal a collapse of the codes early.
 
-    `used_level_k`: different codes; `balance_level_k`: min(mean, 1 - mean) of the level's most one-sided bit, 0 is dead.
+    `used_level_k` counts distinct codes; `balance_level_k` is min(mean, 1 - mean) of the most one-sided bit, 0 if it is dead.
     """
     found = {}
     for k, (indices, bits) in enumerate(zip(codes, num_bits, strict=True)):
@@ -26,7 +26,7 @@ def code_use(codes: Sequence[Tensor], num_bits: Sequence[int]) -> dict[str, Tens
 
 
 class CodeCounts:
-    """Which of a level's codes occur, and how often each bit of them is 1."""
+    """Counts of a level's distinct codes, and of how often each bit is 1."""
 
     def __init__(self, num_bits: int) -> None:
         self._codes: set[int] = set()
@@ -34,7 +34,7 @@ class CodeCounts:
         self._cells = 0
 
     def add(self, indices: torch.Tensor) -> None:
-        """Any shape of integers below 2**num_bits."""
+        """Count `indices`, integers below 2**num_bits of any shape."""
         flat = indices.flatten().cpu().numpy()
         self._codes.update(flat.tolist())
         self._ones += ((flat[:, None] >> np.arange(len(self._ones))) & 1).sum(0)
@@ -46,7 +46,7 @@ class CodeCounts:
 
     @property
     def balance(self) -> npt.NDArray[np.float64]:
-        """min(mean, 1 - mean) of every bit: 0.5 is even, 0 never changes."""
+        """min(mean, 1 - mean) of every bit: 0.5 if it is balanced, 0 if it never changes."""
         mean = self._ones / max(self._cells, 1)
         balance: npt.NDArray[np.float64] = np.minimum(mean, 1 - mean)
         return balance

@@ -1,7 +1,7 @@
-"""I3D (Carreira & Zisserman 2017), whose logits on Kinetics-400 are the features of the Fréchet video distance (FVD).
+"""I3D (Carreira & Zisserman 2017), whose Kinetics-400 logits are the features of the Fréchet video distance (FVD).
 
-The inflated Inception-v1, with parameters named as in the public PyTorch weights (`rgb_imagenet.pt`, `i3d_pretrained_400.pt`),
-which you give; nothing is downloaded. Every convolution and pooling pads as TensorFlow's SAME does, more behind than in front.
+An inflated Inception-v1 with the parameter names of the public PyTorch weights (`rgb_imagenet.pt`,
+`i3d_pretrained_400.pt`), which you provide; nothing is downloaded. Padding is TensorFlow's SAME: an odd zero goes behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hitvideo.errors import ConfigError
 
 CLASSES = 400
 SIDE = 224
-FEWEST_FRAMES = 9  # fewer leave one frame where the last pooling needs two
+FEWEST_FRAMES = 9  # with fewer, one frame is left for the last pooling, which needs two
 _Triple = tuple[int, int, int]
 
 _MIXED = {  # name: (inputs, outputs of the branches 0, 1a, 1b, 2a, 2b, 3b)
@@ -35,7 +35,7 @@ _MIXED = {  # name: (inputs, outputs of the branches 0, 1a, 1b, 2a, 2b, 3b)
 
 
 def _same(features: Tensor, kernel: _Triple, stride: _Triple) -> Tensor:
-    """Zeros around (B, C, t, h, w), so that every axis becomes ⌈size / stride⌉ long."""
+    """Zero-pad (B, C, t, h, w) so that the layer's output has ⌈size / stride⌉ entries along every axis."""
     pads: list[int] = []
     for size, k, s in zip(reversed(features.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         missing = max((-(-size // s) - 1) * s + k - size, 0)
@@ -48,7 +48,7 @@ class _Pool(nn.Module):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
-    def forward(self, features: Tensor) -> Tensor:  # what is pooled comes out of a ReLU: zeros around change no maximum
+    def forward(self, features: Tensor) -> Tensor:  # inputs come from a ReLU, so zero padding changes no maximum
         return F.max_pool3d(_same(features, self.kernel, self.stride), self.kernel, self.stride)
 
 
@@ -87,7 +87,7 @@ class _Logits(nn.Module):
 
 
 class I3D(nn.Module):
-    """(B, 3, T, H, W) in [-1, 1], T at least 9 → logits (B, 400), a mean over time. Frames are resized to 224×224."""
+    """(B, 3, T, H, W) in [-1, 1], T at least 9 → logits (B, 400), averaged over time. Frames are resized to 224×224."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class I3D(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         batch, _, length, *_ = video.shape
         if length < FEWEST_FRAMES:
-            raise ConfigError(f"FVD needs clips of {FEWEST_FRAMES} frames or more, these have {length}")
+            raise ConfigError(f"FVD needs clips of at least {FEWEST_FRAMES} frames, but these have {length}")
         frames = F.interpolate(video.float().transpose(1, 2).flatten(0, 1), (SIDE, SIDE), mode="bilinear")
         features = frames.view(batch, length, 3, SIDE, SIDE).transpose(1, 2)
         for name, module in self.named_children():
@@ -119,12 +119,12 @@ class I3D(nn.Module):
 
 
 def load_i3d(path: Path, device: torch.device | str = "cpu") -> I3D:
-    """I3D with the weights in `path`. Raises ConfigError where they are missing or another network's."""
+    """I3D with the weights in `path`. Raises ConfigError if they are missing or belong to another network."""
     model = I3D()
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; FVD needs I3D's weights, rgb_imagenet.pt or i3d_pretrained_400.pt") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read as the weights of I3D: {str(error)[:300]}") from error
+        raise ConfigError(f"{path}: cannot be read as I3D weights: {str(error)[:300]}") from error
     return model.to(device).eval()

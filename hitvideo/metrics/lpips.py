@@ -1,9 +1,9 @@
-"""LPIPS: distance of two videos' frames in the features of a VGG-16 (Zhang et al. 2018, version 0.1), from weights you give.
+"""LPIPS, the distance between two videos' frames in the features of a VGG-16 (Zhang et al. 2018, version 0.1).
 
-    features of 5 layers, each of unit length over the channels → squared difference → one learned weight a channel
+    features of 5 layers, normalised to unit length over the channels → squared difference → one learned weight per channel
     → mean over the frame → sum over the layers
 
-Nothing is downloaded and nothing is faked: the weights are a folder with the two files of the public releases,
+Nothing is downloaded: you provide a folder with two files of the public releases,
 
     vgg16-397923af.pth    torchvision's VGG-16 (only its `features`)
     vgg.pth               lpips' linear heads: lpips/weights/v0.1/vgg.pth of the `lpips` package on PyPI
@@ -26,14 +26,14 @@ _EPSILON = 1e-10
 
 
 class LPIPS(nn.Module):
-    """Two (B, 3, T, H, W) in [-1, 1] → the distance of each clip, a mean over its frames (B,). All weights are frozen."""
+    """Two (B, 3, T, H, W) in [-1, 1] → each clip's distance, the mean over its frames, (B,). All weights are frozen."""
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        # ImageNet's mean and deviation, as version 0.1 gives them for inputs in [-1, 1].
+        # ImageNet's mean and standard deviation for inputs in [-1, 1], as in version 0.1.
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.convolutions: list[nn.Conv2d] = []
@@ -62,7 +62,7 @@ class LPIPS(nn.Module):
 
 
 def load_lpips(directory: Path, device: torch.device | str = "cpu") -> LPIPS:
-    """LPIPS with the weights in `directory`. Raises ConfigError where a file is missing or is not the one named above."""
+    """LPIPS with the weights in `directory`. Raises ConfigError if a file is missing or not the one named above."""
     trunk, heads = (_read(directory / name) for name in (TRUNK_FILE, HEADS_FILE))
     model = LPIPS()
     numbers = sorted({int(name.split(".")[1]) for name in trunk if name.startswith("features.")})
@@ -72,7 +72,7 @@ def load_lpips(directory: Path, device: torch.device | str = "cpu") -> LPIPS:
         for number, head in enumerate(model.heads):
             head.copy_(heads[f"lin{number}.model.1.weight"].flatten())
     except (KeyError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{directory}: {TRUNK_FILE} and {HEADS_FILE} are not VGG-16 and LPIPS v0.1: {error}") from error
+        raise ConfigError(f"{directory}: {TRUNK_FILE} is not VGG-16 or {HEADS_FILE} is not LPIPS v0.1: {error}") from error
     return model.to(device).eval()
 
 

@@ -1,4 +1,4 @@
-"""Reading a scene back from pixels."""
+"""The probe: reads the scene of a moving-shapes video back from its pixels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hitvideo.moving_shapes.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES,
 
 CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "motion": 1 / len(MOTIONS), "background": 1 / len(BACKGROUNDS)}
 STILL = 0.14
-"""The probe calls less travel than this still: half of the least that is drawn."""
+"""Things that travel less than this share of the frame count as still; it is half the least travel ever drawn."""
 SECOND_THING = 0.35
-"""A second colour is a thing, not a fringe, from this share of the first one's pixels."""
+"""A second colour counts as a thing, not a fringe, above this share of the first colour's pixels."""
 LEAST_RADIUS = 1.5
-"""Pixels; nothing smaller is called a thing."""
+"""Smallest radius of a thing, in pixels."""
 
 
 def read(frames: Frames, num_things: int | None = None) -> Scene | None:
-    """What uint8 frames (T, H, W, 3) show; None where nothing can be made out.
+    """The scene that uint8 frames (T, H, W, 3) show, or None if nothing is recognisable.
 
-    `num_things` is how many things to look for; None: one, or two where a second colour is there. Things come in the
-    order of their colour's area.
+    `num_things` is how many things to look for; None means two if there is a second colour, else one. Things are
+    ordered by the area of their colour, largest first.
     """
     video = frames.astype(float)
     border = np.concatenate([video[:, [0, -1]].reshape(-1, 3), video[:, :, [0, -1]].reshape(-1, 3)])
@@ -40,7 +40,7 @@ def read(frames: Frames, num_things: int | None = None) -> Scene | None:
     owner = chosen[np.argmin(misfit[chosen], axis=0)]
     things = []
     for colour in chosen:
-        # A soft mask, stretched about one half: edges keep their area, faint noise goes.
+        # A soft mask with contrast stretched around one half, which keeps the area of edges and removes faint noise.
         mask = np.where(owner == colour, np.clip((cover[colour] - 0.2) / 0.6, 0, 1), 0)
         thing = _read_thing(mask)
         if thing is None:
@@ -50,9 +50,9 @@ def read(frames: Frames, num_things: int | None = None) -> Scene | None:
 
 
 def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
-    """Each pixel as background + cover · (colour - background), for every colour: cover and misfit, (6, T, H, W).
+    """Fit each pixel as background + cover · (colour - background), for every colour: cover and misfit, (6, T, H, W).
 
-    Not the nearest colour alone: the rim of a yellow thing on black is dark yellow, and nearer to green than to yellow.
+    Taking the nearest colour would fail: the rim of a yellow thing on black is dark yellow, which is nearer to green.
     """
     difference = video - background
     ways = np.array(list(COLOURS.values()), float) - background
@@ -64,7 +64,7 @@ def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
 
 
 def _read_thing(mask: Floats) -> tuple[str, str] | None:
-    """Shape and motion of one soft mask (T, H, W)."""
+    """Shape and motion of one soft mask (T, H, W), or None if too few frames show a thing."""
     _, height, width = mask.shape
     area = mask.sum(axis=(1, 2))
     seen = np.flatnonzero(area > max(0.5 * np.median(area), LEAST_RADIUS**2 * np.pi))
@@ -78,12 +78,12 @@ def _read_thing(mask: Floats) -> tuple[str, str] | None:
 
 
 def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
-    """The template of equal area at the centroid that overlaps best, averaged over at most eight frames."""
+    """The shape whose template, of equal area and centroid, overlaps the mask best on average over up to eight frames."""
     scores = dict.fromkeys(SHAPES, 0.0)
     for index in np.unique(np.linspace(0, len(mask) - 1, 8).round().astype(int)):
         for shape in SHAPES:
             radius = float(np.sqrt(area[index] / SHAPES[shape]))
-            middle = y[index] - radius / 3 if shape == "triangle" else y[index]  # its centroid is below the box's middle
+            middle = y[index] - radius / 3 if shape == "triangle" else y[index]  # its centroid is below the middle of its box
             template = _coverage(shape, radius, np.array([x[index], middle]), *mask.shape[1:])
             both = np.minimum(mask[index], template).sum()
             scores[shape] += float(both / (np.maximum(mask[index], template).sum() + 1e-9))
@@ -91,7 +91,7 @@ def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
 
 
 def _fit_motion(seen: npt.NDArray[Any], x: Floats, y: Floats) -> str:
-    """Direction of the straight line through the centroids (shares of the frame)."""
+    """Direction of the straight line fitted to the centroids, which are given as shares of the frame."""
     if len(seen) < 2:
         return "still"
     way = np.polyfit(seen, np.stack([x, y], axis=1), 1)[0] * (seen[-1] - seen[0])
@@ -103,9 +103,9 @@ def _fit_motion(seen: npt.NDArray[Any], x: Floats, y: Floats) -> str:
 
 
 def accuracy(truth: Sequence[Scene], found: Sequence[Scene | None]) -> dict[str, float]:
-    """Share of things (background: of scenes) read right: colour, shape, motion, background.
+    """Share of things whose colour, shape and motion were read correctly, and share of scenes whose background was.
 
-    Things are matched so that most attributes agree; one that is missing or too many counts as wrong everywhere.
+    Things are paired so that most attributes agree. A missing or an extra thing counts as wrong in every attribute.
     """
     right = dict.fromkeys(CHANCE, 0)
     total = 0

@@ -1,9 +1,9 @@
-"""Captioned synthetic video, and the probe that reads colour, shape and motion back from pixels.
+"""Captioned synthetic videos of moving shapes.
 
 "a red circle moves right and a blue square stays still on a white background": a world small enough to learn on a laptop,
-whose captions can be checked. The probe says whether a generated video shows what its prompt asked for, without any
-model that would have to be trusted: it looks for palette colours, fits shape templates, follows centroids. `CHANCE` is
-what guessing gets. Everything is a pure function of seed and index; numpy only.
+with captions that can be checked. The probe (`probe.py`) measures whether a generated video shows what its prompt asks
+for. It needs no trained model: it looks for palette colours, fits shape templates and follows centroids, and its `CHANCE`
+is the accuracy of guessing. Every sample is a pure function of seed and index; only numpy is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {"black": (0, 0, 0), "grey": (128, 128, 128), "white": (255, 255, 255)}
 MOTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
-"""Direction (x, y); y points down."""
+"""Direction of each motion as (x, y); y points down."""
 SQUARE_SIDE = 0.9
 CROSS_ARM = 0.33
 SHAPES: dict[str, float] = {
@@ -41,19 +41,19 @@ SHAPES: dict[str, float] = {
     "triangle": 2.0,
     "cross": 8 * CROSS_ARM - 4 * CROSS_ARM**2,
 }
-"""Area of each shape with radius 1, where the radius is half the side of the box around it; a square is a bit smaller."""
+"""Area of each shape at radius 1, which is half the side of the box around it (a square is a bit smaller than its box)."""
 
 SUPERSAMPLING = 4
 RADIUS = {1: (0.16, 0.22), 2: (0.15, 0.18)}
-"""By number of things, as a share of the frame's shorter side."""
+"""Range of the radius by number of things, as a share of the frame's shorter side."""
 TRAVEL = {1: (0.30, 0.45), 2: (0.28, 0.38)}
-"""Way over the whole clip, as a share of the frame along the motion."""
+"""Range of the distance moved in a clip by number of things, as a share of the frame along the motion."""
 CAPTION = re.compile(rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (?:moves (left|right|up|down)|stays (still))")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: keys of COLOURS, SHAPES and MOTIONS."""
+    """One object, described by keys of COLOURS, SHAPES and MOTIONS."""
 
     colour: str
     shape: str
@@ -62,14 +62,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things, of different colours, before a background (a key of BACKGROUNDS)."""
+    """One or two things of different colours on a background (a key of BACKGROUNDS)."""
 
     things: tuple[Thing, ...]
     background: str
 
 
 def caption(scene: Scene) -> str:
-    """The scene in words; `parse` is the exact inverse."""
+    """Describe the scene in words; `parse` is the exact inverse."""
     parts = [
         f"a {thing.colour} {thing.shape} {'stays' if thing.motion == 'still' else 'moves'} {thing.motion}"
         for thing in scene.things
@@ -78,7 +78,7 @@ def caption(scene: Scene) -> str:
 
 
 def parse(text: str) -> Scene:
-    """The scene of a caption. Raises ValueError for any other text."""
+    """The scene that a caption describes. Raises ValueError for any other text."""
     whole = re.fullmatch(rf"(.+) on a ({'|'.join(BACKGROUNDS)}) background", text)
     parts = [CAPTION.fullmatch(part) for part in whole[1].split(" and ")] if whole else []
     things = tuple(Thing(part[1], part[2], part[3] or part[4]) for part in parts if part)
@@ -88,14 +88,14 @@ def parse(text: str) -> Scene:
 
 
 def sample_scene(rng: np.random.Generator, objects: Literal[1, 2]) -> Scene:
-    """Every attribute uniform; two things have different colours."""
+    """Draw a scene with every attribute uniform; two things get different colours."""
     colours = rng.permutation(list(COLOURS))[:objects]
     things = tuple(Thing(str(colour), str(rng.choice(list(SHAPES))), str(rng.choice(list(MOTIONS)))) for colour in colours)
     return Scene(things, str(rng.choice(list(BACKGROUNDS))))
 
 
 def scenes(num: int, seed: int, objects: Objects) -> Iterator[tuple[str, Scene, np.random.Generator]]:
-    """(key, scene, generator for `render`) of samples 0 … num-1, each a pure function of seed and index."""
+    """Yield (key, scene, generator for `render`) for samples 0 … num-1, each a pure function of seed and index."""
     for index in range(num):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         count: Literal[1, 2] = 1 if objects == "1" or (objects == "mixed" and rng.random() < 0.5) else 2
@@ -103,7 +103,7 @@ def scenes(num: int, seed: int, objects: Objects) -> Iterator[tuple[str, Scene, 
 
 
 def render(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> Frames:
-    """Antialiased uint8 (T, H, W, 3). Size, way and start are random; things stay in the frame and never overlap."""
+    """Draw antialiased frames, uint8 (T, H, W, 3). Size, distance and start are random; things stay inside and apart."""
     radii, centres = _paths(scene, clip, rng)
     video = np.broadcast_to(np.array(BACKGROUNDS[scene.background], float), (clip.frames, clip.height, clip.width, 3)).copy()
     for thing, radius, path in zip(scene.things, radii, centres, strict=True):
@@ -115,7 +115,7 @@ def render(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> Frames:
 
 
 def _paths(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Radii (things,) and centres (things, T, 2) in pixels (x, y), found by drawing until nothing overlaps."""
+    """Radii (things,) and centres (things, T, 2) in pixels (x, y), drawn again until nothing overlaps."""
     count = len(scene.things)
     extent = np.array([clip.width, clip.height], float)
     directions = np.array([MOTIONS[thing.motion] for thing in scene.things])
@@ -124,14 +124,14 @@ def _paths(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> tuple[Flo
     while True:
         radii = rng.uniform(*RADIUS[count], count) * extent.min() * shrink
         way = (rng.uniform(*TRAVEL[count], count)[:, None] * directions * extent)[:, None]  # (things, 1, 2)
-        room = radii[:, None, None] + 1  # a pixel of background all round
+        room = radii[:, None, None] + 1  # a pixel of background on every side
         low = room - np.minimum(way, 0)
         start = low + rng.random((count, 1, 2)) * (extent - room - np.maximum(way, 0) - low)
         centres = start + time * way
         apart = np.abs(centres[0] - centres[-1]).max(axis=1).min() > radii.sum() + 2
         if count == 1 or apart:
             return radii, centres
-        shrink *= 0.999  # a crowded scene: smaller things do fit
+        shrink *= 0.999  # in a crowded scene, smaller things fit
 
 
 def _coverage(shape: str, radius: float, centre: Floats, height: int, width: int) -> Floats:
@@ -149,6 +149,6 @@ def _coverage(shape: str, radius: float, centre: Floats, height: int, width: int
         inside = (np.abs(x) <= 1) & (np.abs(y) <= 1) & (np.minimum(np.abs(x), np.abs(y)) <= CROSS_ARM)
     steps = range(SUPERSAMPLING)
     rows = sum(inside[step::SUPERSAMPLING].view(np.uint8) for step in steps)
-    hits = sum(rows[:, step::SUPERSAMPLING] for step in steps)  # slices add up many times faster than mean() over axes
+    hits = sum(rows[:, step::SUPERSAMPLING] for step in steps)  # adding slices is many times faster than mean() over axes
     cells: Floats = hits / SUPERSAMPLING**2
     return cells

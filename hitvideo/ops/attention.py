@@ -1,7 +1,7 @@
-"""Scaled dot-product attention: flash-attn where it is there, PyTorch's SDPA as the reference beside it.
+"""Scaled dot-product attention: flash-attn if it is available, else PyTorch's SDPA, which is the reference.
 
-Both take (B, L, heads, head_dim) and share grouped-query semantics: query head n reads key/value head
-n // (heads / kv_heads). A test holds each against the textbook formula, forward and backward.
+Both take (B, L, heads, head_dim) and implement grouped queries the same way: query head n reads key/value head
+n // (heads / kv_heads). Tests compare each with the textbook formula, forward and backward.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Backend = Literal["flash", "sdpa"]
 
 
 def flash_missing(device: torch.device | str, dtype: torch.dtype) -> str | None:
-    """Why flash-attn cannot run here, or None where it can."""
+    """Why flash-attn cannot run here, or None if it can."""
     if torch.device(device).type != "cuda":
         return "flash-attn needs a CUDA device"
     if importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn is not installed: pip install --no-build-isolation -e '.[flash]' (builds for an hour)"
+        return "flash-attn is not installed: pip install --no-build-isolation -e '.[flash]' (the build takes an hour)"
     if dtype not in (torch.bfloat16, torch.float16):
-        return f"flash-attn computes in bf16 or fp16, not {dtype}"
+        return f"flash-attn needs bf16 or fp16, not {dtype}"
     return None
 
 
 def choose(wish: Literal["auto", "flash", "sdpa"], device: torch.device | str, dtype: torch.dtype) -> Backend:
-    """The backend for a wish; ConfigError where flash is asked for and cannot be had."""
+    """The backend for the setting llm.attention. Raises ConfigError if it is `flash` and flash-attn cannot run."""
     missing = flash_missing(device, dtype)
     if wish == "flash" and missing:
         raise ConfigError(f"llm.attention is 'flash', but {missing}; use llm.attention=auto")
@@ -39,8 +39,8 @@ def choose(wish: Literal["auto", "flash", "sdpa"], device: torch.device | str, d
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, backend: Backend) -> torch.Tensor:
     """softmax(q kᵀ / √head_dim) v.
 
-    q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). `causal` needs Lq = Lk; without it every query sees
-    every key, which is what one new token with a cache wants.
+    q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). `causal` needs Lq = Lk. Otherwise every query sees
+    every key, as a single new token with a cache requires.
     """
     assert not causal or q.shape[1] == k.shape[1], "causal attention is between a sequence and itself"
     if backend == "flash":

@@ -1,6 +1,6 @@
-"""RMSNorm: NVIDIA apex's fused kernel where it is there, plain PyTorch as the reference beside it.
+"""RMSNorm: NVIDIA apex's fused kernel if it is available, else plain PyTorch, which is the reference.
 
-x / √(mean(x²) + eps) · weight over the last dimension, in fp32 (Zhang & Sennrich 2019; the form of Llama).
+x / √(mean(x²) + eps) · weight over the last dimension, in fp32 (Zhang & Sennrich 2019, as in Llama).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import nn
 
 
 def apex_missing(device: torch.device | str) -> str | None:
-    """Why apex's fused norm cannot run here, or None where it can."""
+    """Why apex's fused norm cannot run here, or None if it can."""
     if torch.device(device).type != "cuda":
         return "apex needs a CUDA device"
     if importlib.util.find_spec("fused_layer_norm_cuda") is None:
-        return "NVIDIA apex is not built with its CUDA extensions (see README; the `apex` on PyPI is another project)"
+        return "NVIDIA apex with CUDA extensions is not installed (see README; `apex` on PyPI is a different project)"
     return None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """The reference: (…, D) and (D,) → (…, D) in x's dtype. PyTorch's own, which computes in fp32."""
+    """(…, D) and weight (D,) → (…, D) in x's dtype. The reference is PyTorch's own, which computes in fp32."""
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
 class RMSNorm(nn.Module):
-    """`share` wraps the weight where tensor-parallel ranks see different heads or slots, so its gradients add up."""
+    """RMSNorm. `share` wraps the weight if tensor-parallel ranks see different heads or slots, so that its gradients add up."""
 
     def __init__(self, width: int, eps: float, share: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
         super().__init__()

@@ -55,8 +55,8 @@ def widths(section: VideoTokenizerSection, steps: list[Triple]) -> tuple[int, ..
     """The `channels` setting: one width before the first step, one after each. Raises ConfigError if the number is wrong."""
     if len(section.channels) != len(steps) + 1:
         raise ConfigError(
-            f"video_tokenizer.channels has {len(section.channels)} widths, but the finest level's down with patch {section.patch} "
-            f"gives {len(steps)} down-sampling steps; set {len(steps) + 1}: one before the first and one after each"
+            f"video_tokenizer.channels has {len(section.channels)} widths, but the finest level's down with patch "
+            f"{section.patch} gives {len(steps)} steps; set {len(steps) + 1}: one before the first and one after each"
         )
     return section.channels
 

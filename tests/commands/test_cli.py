@@ -107,6 +107,18 @@ def test_config_prints_what_can_be_read_back(call: Call) -> None:
     assert "#   sequence length: 205" in out  # 24 of text, 180, EOV
 
 
+def test_config_explains_every_key_and_finds_words(call: Call) -> None:
+    code, out, _ = call("config", TINY, "train.steps=7", "--explain")
+    assert code == 0
+    assert "  steps: 7  # command line\n" in out
+    code, out, _ = call("config", "--find", "most_rollbacks")
+    assert code == 0
+    assert out.count("faults.most_rollbacks  (default 3)") == 2, "both programs that train have it"
+    code, _, error = call("config")
+    assert code == 2
+    assert "--find" in error
+
+
 def test_plan(call: Call) -> None:
     code, out, _ = call("plan", TINY, "--json")
     assert (code, json.loads(out)["tokens_per_row"]) == (0, 205)

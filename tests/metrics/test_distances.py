@@ -1,4 +1,4 @@
-"""Metrics against the libraries of record, and their conventions."""
+"""Metrics against reference libraries, and their conventions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 def test_ssim_is_the_gaussian_convention() -> None:
-    """torchmetrics handles borders otherwise (it pads, then crops), hence the tolerance."""
+    """The tolerance is for the borders, where torchmetrics pads and then crops."""
     video, other = pair()
     frames = [((x[0] + 1) / 2).transpose(0, 1) for x in (other, video)]
     expected = structural_similarity_index_measure(*frames, data_range=1.0, gaussian_kernel=True, sigma=1.5, kernel_size=11)
@@ -37,7 +37,7 @@ def test_ssim_is_the_gaussian_convention() -> None:
     assert ssim(video, video)[0].item() == pytest.approx(1, abs=1e-5)
 
 
-def test_ssim_of_frames_below_its_window_is_unknown() -> None:
+def test_ssim_of_frames_smaller_than_its_window_is_nan() -> None:
     assert ssim(torch.zeros(2, 3, 1, 8, 16), torch.zeros(2, 3, 1, 8, 16)).isnan().all()
 
 
@@ -51,9 +51,9 @@ def test_frechet_distance_is_torchmetrics(size: int) -> None:
     assert frechet_distance(a, b) == pytest.approx(_compute_fid(*moments).item(), rel=1e-6)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     shifted = a + torch.tensor([3.0] + [0.0] * (size - 1))
-    assert frechet_distance(a, shifted) == pytest.approx(9, rel=1e-6), "equal spreads: the squared distance of the means"
+    assert frechet_distance(a, shifted) == pytest.approx(9, rel=1e-6), "only the means differ, by 3"
 
 
 def test_frechet_distance_needs_a_spread() -> None:
-    with pytest.raises(ValueError, match="needs two features a set, got 1 and 5"):
+    with pytest.raises(ValueError, match="got 1 and 5"):
         frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))

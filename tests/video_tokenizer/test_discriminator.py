@@ -1,4 +1,4 @@
-"""The adversarial game: both sides' gradients by hand, the adaptive weight, LeCam."""
+"""The adversarial loss: both networks' gradients computed by hand, the adaptive weight, LeCam."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def test_shapes() -> None:
 
 
 def test_it_sees_motion() -> None:
-    """The same frames in another order are another clip."""
+    """The same frames in reverse order get other logits."""
     torch.manual_seed(0)
     discriminator, video = Discriminator(8, 3), torch.rand(1, 3, 8, 16, 16)
     assert not torch.allclose(discriminator(video), discriminator(video.flip(2)), atol=1e-4)
 
 
-def test_one_backward_moves_both_sides_by_their_own_gradients() -> None:
+def test_one_backward_gives_both_networks_their_own_gradients() -> None:
     torch.manual_seed(0)
-    section = AdversarialSection(weight=0.3, lecam=0.1, channels=8, layers=2)
+    adversarial = AdversarialSection(weight=0.3, lecam=0.1, channels=8, layers=2)
     discriminator, target = Discriminator(8, 2), torch.rand(2, 3, 4, 16, 16)
     source = (target + 0.3 * torch.randn(target.shape)).requires_grad_()
     lecam = LeCam(lambda values: values)
     lecam.anchors = torch.tensor([0.5, -0.2])
-    video = source * 1.0  # a reconstruction hangs on something that learns
+    video = source * 1.0  # a non-leaf, as a reconstruction is
     distance = F.mse_loss(video, target)
-    game = adversarial_loss(discriminator, video, target, distance, lecam, section)
+    game = adversarial_loss(discriminator, video, target, distance, lecam, adversarial)
     (distance + game.loss).backward()
 
     by_hand = source.detach().clone().requires_grad_()
@@ -40,7 +40,7 @@ def test_one_backward_moves_both_sides_by_their_own_gradients() -> None:
     torch.testing.assert_close(source.grad, towards_target + pull, rtol=1e-4, atol=1e-8)
 
     real, fake = discriminator(target), discriminator(source.detach())
-    # 0.99 of the old anchor and 0.01 of the new mean, then the squared hinge to the other side's anchor
+    # 0.99 of the old anchor and 0.01 of the new mean, then the squared hinge against the opposite anchor
     anchor_real, anchor_fake = 0.99 * 0.5 + 0.01 * real.detach().mean(), 0.99 * -0.2 + 0.01 * fake.detach().mean()
     regular = F.relu(real - anchor_fake).square().mean() + F.relu(anchor_real - fake).square().mean()
     hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
@@ -52,16 +52,16 @@ def test_one_backward_moves_both_sides_by_their_own_gradients() -> None:
 
 
 def test_it_learns_to_tell_blur_from_sharp() -> None:
-    """The hinge loss falls well below 1, what an undecided discriminator has."""
+    """The hinge loss falls well below 1, the value for a discriminator that cannot tell."""
     torch.manual_seed(0)
     discriminator = Discriminator(8, 2)
     optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
-    section, lecam = AdversarialSection(weight=1, lecam=0, channels=8, layers=2), LeCam(lambda values: values)
+    adversarial, lecam = AdversarialSection(weight=1, lecam=0, channels=8, layers=2), LeCam(lambda values: values)
     losses = []
     for _ in range(40):
         target = (torch.rand(4, 3, 4, 16, 16) > 0.5).float() * 2 - 1
         video = F.avg_pool3d(target, (1, 3, 3), 1, (0, 1, 1)).requires_grad_()
-        game = adversarial_loss(discriminator, video, target, F.l1_loss(video, target), lecam, section)
+        game = adversarial_loss(discriminator, video, target, F.l1_loss(video, target), lecam, adversarial)
         optimizer.zero_grad()
         game.loss.backward()
         optimizer.step()

@@ -40,7 +40,7 @@ def test_gradient_equals_library() -> None:
 
 @pytest.mark.parametrize("num_bits", [2, 9, 10, 18])
 def test_indices_round_trip(num_bits: int) -> None:
-    """Every index has its own value, and quantising gives back what `values` of the indices says, bit for bit."""
+    """Every index has its own value, and `values` of the quantised indices equals the quantised values bit for bit."""
     quantizer = FSQ(num_bits)
     indices = torch.arange(2**num_bits)[:1024].view(1, -1, 1, 1)
     values = quantizer.values(indices)
@@ -61,5 +61,5 @@ def test_bf16_is_quantised_in_fp32() -> None:
 
 
 def test_one_bit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 2 bits, got num_bits 1"):
+    with pytest.raises(ConfigError, match=r"num_bits .*\b2, got 1\b"):
         FSQ(1)

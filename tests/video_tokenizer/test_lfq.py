@@ -1,4 +1,4 @@
-"""LFQ against vector-quantize-pytorch, and against brute force where the library is too slow or clamps."""
+"""LFQ against vector-quantize-pytorch, and against brute force for cases where the library is too slow or clamps."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def latents_of(num_bits: int, scale: float, batch: int = 3, seed: int = 0) -> Te
     return torch.randn(batch, num_bits, *GRID, generator=generator) * scale
 
 
-# At scale 1 every bit is decided and the entropies are near zero; at 0.003 they are not.
+# At scale 1 every bit is certain and the entropies are near zero; at 0.003 they are not.
 @pytest.mark.parametrize(("scale", "inv_temperature"), [(1.0, 100.0), (0.05, 100.0), (0.003, 100.0), (1.0, 2.0)])
 @pytest.mark.parametrize("num_bits", [1, 6, 9])
 def test_equals_library(num_bits: int, scale: float, inv_temperature: float) -> None:
@@ -31,18 +31,18 @@ def test_equals_library(num_bits: int, scale: float, inv_temperature: float) -> 
 
 
 def test_entropies_of_12_bits_equal_library() -> None:
-    """Per-sample entropy stays exact beyond one group; batch entropy becomes the sum of two groups of six bits."""
+    """With two groups, per-sample entropy stays exact, and batch entropy is the sum over both groups of six bits."""
     latents = latents_of(12, 0.003)
     _, losses = LibraryLFQ(dim=12)(latents, return_loss_breakdown=True)
     ours = LFQ(12)(latents)
     torch.testing.assert_close(ours.sample_entropy, losses.per_sample_entropy, rtol=2e-3, atol=1e-3)
     groups = [LFQ(6)(half).batch_entropy for half in latents.chunk(2, dim=1)]
     torch.testing.assert_close(ours.batch_entropy, groups[0] + groups[1])
-    assert ours.batch_entropy >= losses.batch_entropy  # a joint entropy is at most the sum of its parts'
+    assert ours.batch_entropy >= losses.batch_entropy  # a joint entropy is at most the sum of its parts
 
 
 def test_sample_entropy_of_18_bits_equals_brute_force() -> None:
-    """All 2**18 codes written out in double precision, without the library's clamp."""
+    """Brute force sums over all 2**18 codes in double precision, without the library's clamp."""
     latents = latents_of(18, 0.003, batch=1)[..., :1, :2]
     positions = latents.movedim(1, -1).reshape(-1, 18).double()
     codebook = indices_to_signs(torch.arange(2**18).view(-1, 1, 1, 1), 18).reshape(-1, 18).double()

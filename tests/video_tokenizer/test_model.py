@@ -1,4 +1,4 @@
-"""The whole video_tokenizer: any number of frames, any prefix of levels, files on disk, sizes of the presets, losses."""
+"""The video tokenizer as a whole: any number of frames, any prefix of levels, files, sizes of the presets, losses."""
 
 from pathlib import Path
 
@@ -37,13 +37,13 @@ def video_of(frames: int, batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def make(section: VideoTokenizerSection) -> VideoTokenizer:
-    """Blocks start as the identity; random weights make every path count."""
+    """Random weights in all blocks, which start as the identity, so that every path matters."""
     torch.manual_seed(0)
     video_tokenizer = VideoTokenizer(section, HIERARCHY)
     for module in video_tokenizer.modules():
         if isinstance(module, Block):
             torch.nn.init.normal_(module.time.conv.weight, std=0.1)
-    return tokenizer
+    return video_tokenizer
 
 
 @pytest.fixture
@@ -76,8 +76,18 @@ def test_every_prefix_decodes_as_in_training(quantizer: str, levels: int) -> Non
     assert torch.equal(reconstruction.video.clamp(-1, 1), video_tokenizer.decode(codes[:levels], 8))
 
 
+def test_prefixes_are_decoded_in_order(video_tokenizer: VideoTokenizer) -> None:
+    codes = video_tokenizer.encode(video_of(5))
+    prefixes = list(video_tokenizer.decode_prefixes(codes, 5))
+    assert len(prefixes) == len(codes) == 4
+    assert not any(video.requires_grad for video in prefixes)
+    for levels, video in enumerate(prefixes, start=1):
+        assert torch.equal(video, video_tokenizer.decode(codes[:levels], 5))
+    assert len(list(video_tokenizer.decode_prefixes(codes[:2], 5))) == 2
+
+
 def test_codes_and_video_do_not_depend_on_later_cells(video_tokenizer: VideoTokenizer) -> None:
-    """Two clips with the same first 8 frames, one coarsest cell: the same codes there, and the same decoded frames."""
+    """Two clips that share their first 8 frames, one coarsest cell, share its codes and decoded frames."""
     video, changed = video_of(24), video_of(24)
     changed[:, :, 8:] = video_of(16, seed=1)
     before, after = video_tokenizer.encode(video), video_tokenizer.encode(changed)
@@ -114,12 +124,12 @@ def test_bf16_weights_encode_and_decode(video_tokenizer: VideoTokenizer) -> None
 
 
 def test_wrong_input_is_explained(video_tokenizer: VideoTokenizer) -> None:
-    with pytest.raises(ConfigError, match="height 24 is not a multiple of 16"):
+    with pytest.raises(ConfigError, match=r"height 24\b.*\b16\b"):
         video_tokenizer.encode(video_of(8)[:, :, :, :24])
-    with pytest.raises(ValueError, match=r"a video is \(B, 3, T, H, W\), got \[2, 8, 32, 32\]"):
+    with pytest.raises(ValueError, match=r"\[2, 8, 32, 32\]"):
         video_tokenizer.encode(video_of(8)[:, 0])
     codes = video_tokenizer.encode(video_of(8))
-    with pytest.raises(ValueError, match="1 coarsest cells of 8 frames hold 1 to 8 frames, not 9"):
+    with pytest.raises(ValueError, match=r"frames=9\b.*\b1 to 8\b"):
         video_tokenizer.decode(codes, 9)
 
 
@@ -149,23 +159,23 @@ def test_fingerprint_is_of_weights_and_settings(video_tokenizer: VideoTokenizer,
 
 
 def test_bad_files_are_explained(video_tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file; give the `weights` directory"):
+    with pytest.raises(ConfigError, match=r"video_tokenizer\.yaml: no such file.*`weights`"):
         load_video_tokenizer(tmp_path)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"weights\.safetensors: "):
         weights_fingerprint(tmp_path)
     save_video_tokenizer(video_tokenizer, tmp_path, CLIP)
     weights, settings = tmp_path / WEIGHTS_FILE, tmp_path / CONFIG_FILE
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match="damaged"):
+    with pytest.raises(ConfigError, match=r"weights\.safetensors: .*damaged"):
         load_video_tokenizer(tmp_path)
     weights.write_bytes(whole)
     save_file(load_file(weights), weights)
-    with pytest.raises(ConfigError, match="holds no video tokenizer"):
+    with pytest.raises(ConfigError, match=r"weights\.safetensors: not a video tokenizer"):
         load_video_tokenizer(tmp_path)
     weights.write_bytes(whole)
     settings.write_text(settings.read_text().replace("fps: 8.0", "fps: 4.0"))
-    with pytest.raises(ConfigError, match="not saved with the settings"):
+    with pytest.raises(ConfigError, match=r"weights\.safetensors: .*video_tokenizer\.yaml"):
         load_video_tokenizer(tmp_path)
     settings.write_text("clip: 1\n")
     with pytest.raises(ConfigError, match="hierarchy"):
@@ -173,18 +183,18 @@ def test_bad_files_are_explained(video_tokenizer: VideoTokenizer, tmp_path: Path
 
 
 def test_entropy_weight_falls_linearly() -> None:
-    section = LossSection(entropy=0.1, entropy_boost=3, entropy_anneal_steps=100)
-    assert [round(entropy_weight(section, step), 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
-    assert entropy_weight(section.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
+    loss = LossSection(entropy=0.1, entropy_boost=3, entropy_anneal_steps=100)
+    assert [round(entropy_weight(loss, step), 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
+    assert entropy_weight(loss.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
 
 
 def test_losses_are_weighted_sums(video_tokenizer: VideoTokenizer) -> None:
     video_tokenizer.train()
-    section = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
+    loss = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
     video = video_of(8)
     reconstruction = video_tokenizer(video)
-    parts = distances(reconstruction.video, video, section)
-    codes = code_losses(reconstruction, section, 0)
+    parts = distances(reconstruction.video, video, loss)
+    codes = code_losses(reconstruction, loss, 0)
     each = [(reconstruction.video[b] - video[b]).square().mean() for b in range(len(video))]
     torch.testing.assert_close(parts["log_l2"], torch.stack([(mse + 2e-4).log() for mse in each]).mean())
     torch.testing.assert_close(parts["distance"], parts["l1"] + 2 * parts["l2"] + 0.5 * parts["log_l2"])
@@ -211,7 +221,7 @@ def test_sample_prefix() -> None:
 
 
 def test_tiny_preset_has_its_size() -> None:
-    """A golden number: whoever changes it makes saved weights unreadable."""
+    """A golden number: a change to it makes saved weights unreadable."""
     section = config.build(
         VideoTokenizerSection, config.resolve(PARTS / "video_tokenizer" / "tiny.yaml")["video_tokenizer"], "tiny.yaml"
     )
@@ -221,7 +231,7 @@ def test_tiny_preset_has_its_size() -> None:
 
 
 def test_paper_preset_has_the_paper_s_grids() -> None:
-    """64×256×256 through a full-size network on the meta device: shapes alone, no memory."""
+    """64×256×256 through a full-size network on the meta device, which computes shapes and uses no memory."""
     paper = config.resolve(PARTS / "hierarchy" / "paper_4level.yaml")
     section = VideoTokenizerSection(channels=(64, 128, 256, 256, 512), blocks=2, latent_channels=32)
     with torch.device("meta"):

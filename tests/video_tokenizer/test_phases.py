@@ -1,4 +1,4 @@
-"""Which phase a step belongs to."""
+"""The schedule: which phase a step belongs to, and how quantisation is phased in."""
 
 from hitvideo.settings.video_tokenizer import PhaseSection
 from hitvideo.video_tokenizer.phases import place, unquantized_share
