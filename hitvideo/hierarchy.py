@@ -100,6 +100,7 @@ class Hierarchy(Section):
     """All levels, coarsest first."""
 
     levels: tuple[Level, ...] = Field(min_length=1)
+    """The levels, coarsest first; each one's `down` is a multiple of the next one's."""
 
     @model_validator(mode="after")
     def _check(self) -> Hierarchy:

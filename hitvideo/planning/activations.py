@@ -1,4 +1,9 @@
-"""Activation memory of one rank."""
+"""Activation memory of one rank, measured on tensors without data.
+
+There is no formula: one rank's share of a model with two and with three layers runs forward and backward under torch's fake
+tensors and memory tracker; the difference is what each further layer takes. So exactly what the code keeps is counted,
+recomputation and logits included. The kernels are the CPU's; a GPU's fused norm keeps less.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +26,21 @@ from hitvideo.settings.training import ParallelSection
 
 
 def activation_bytes(settings: PretrainRun) -> float:
-    """The highest that activations and what comes and goes beside them stand in one micro-batch."""
+    """Peak bytes of activations and temporary tensors in one micro-batch, without weights and gradients."""
     few, more = (_peak(settings, layers) for layers in (2, 3))
     return few + (settings.llm.layers - 2) * (more - few)
 
 
 def _peak(settings: PretrainRun, layers: int) -> float:
-    """In bytes, of a model with so many layers, on tensors that have a shape and no data; weights and gradients left out."""
+    """The same for a model with this many layers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[settings.train.dtype])
     try:
         with FakeTensorMode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracker's, of gradients dropped below
-            section, share = settings.llm.model_copy(update={"layers": layers}), _Share(settings.parallel)
+            warnings.simplefilter("ignore")  # the tracker warns of the gradients dropped below
+            llm, share = settings.llm.model_copy(update={"layers": layers}), _Share(settings.parallel)
             trunk = _TrunkShare(settings.parallel)
-            model = LanguageModel(section, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
+            model = LanguageModel(llm, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
             for parameter in model.parameters():
                 parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
             model.slots(torch.device("cpu"))
@@ -43,24 +48,24 @@ def _peak(settings: PretrainRun, layers: int) -> float:
             rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
             tracker = MemTracker()
             tracker.track_external(model)
-            start = _standing(tracker, "current")
+            start = _bytes(tracker, "current")
             with tracker:
                 model(rows, 1.0)["loss"].backward()
-            return _standing(tracker, "peak") - start
+            return _bytes(tracker, "peak") - start
     finally:
         torch.set_default_dtype(before)
 
 
 def _drop(parameter: torch.Tensor) -> None:
-    parameter.grad = None  # its place is planned for by itself
+    parameter.grad = None  # gradients are counted in planning/zero.py
 
 
-def _standing(tracker: MemTracker, moment: str) -> float:
+def _bytes(tracker: MemTracker, moment: str) -> float:
     return float(sum(device["Total"] for device in tracker.get_tracker_snapshot(moment).values()))
 
 
 class _Share(DenseLayers):
-    """One rank's share of the layers, with nobody to speak to."""
+    """One rank's share of the layers, without communication."""
 
     def __init__(self, parallel: ParallelSection) -> None:
         self.tensor_parallel = parallel.tensor
@@ -76,7 +81,7 @@ class _Share(DenseLayers):
 
 
 class _TrunkShare(_Share):
-    """The trunk's: slots are divided over `parts` ranks, of which `sequence` share each tensor-parallel matrix."""
+    """The trunk's layers: slots are divided over `parts` ranks, `sequence` of which share each tensor-parallel matrix."""
 
     def __init__(self, parallel: ParallelSection) -> None:
         super().__init__(parallel)
@@ -115,7 +120,7 @@ class _TrunkShare(_Share):
 
 
 class _Scatter(torch.autograd.Function):
-    """As parallel/slots.py does it, copies included: what arrives from the ranks is joined in a place of its own."""
+    """Like parallel/slots.py, with its copies: what arrives from the ranks is joined in new memory."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, parts: int) -> torch.Tensor:
@@ -139,7 +144,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _GatheringLinear(nn.Linear):
-    """Megatron's column layer, slots first: it keeps a rank's slots only, and gathers them again in the backward."""
+    """Megatron's column layer, slots first: it keeps only this rank's slots, and gathers the others again in the backward."""
 
     def __init__(self, inputs: int, outputs: int, ranks: int) -> None:
         super().__init__(inputs, outputs, bias=False)

@@ -1,8 +1,7 @@
-"""What a row costs: its layout, its FLOPs, and the share of the devices' peak that they take.
+"""FLOPs of training on one row or clip, and the share of the devices' peak that they take (MFU).
 
-FLOPs are those of the algorithm, recomputation not counted: 2 per weight
-and slot in the forward, attention halved because it is causal, the heads only on their own level's slots; the backward
-is twice the forward (Kaplan et al. 2020, appendix of PaLM).
+FLOPs are the algorithm's, without recomputation: 2 per weight and slot in the forward, attention halved because it is
+causal, each head only on its own level's slots. The backward takes twice the forward (Kaplan et al. 2020, appendix of PaLM).
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ FORWARD_AND_BACKWARD = 3
 
 
 def meta_model(settings: PretrainRun) -> LanguageModel:
-    """The undivided model without memory for its weights."""
+    """The undivided model on the meta device: no memory for its weights."""
     with torch.device("meta"):
         return LanguageModel(settings.llm, make_layout(settings))
 
 
 def training_flops_per_row(model: LanguageModel) -> float:
     """FLOPs of forward and backward for one row."""
-    layout, section = model.layout, model.section
+    layout, llm = model.layout, model.section
     slots = layout.length - 1
     trunk = sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
-    attention = section.layers * 2 * 2 * slots * section.width / 2  # q·k and p·v for one query, half the keys
-    heads = (layout.window - 1) * layout.vocab.text_size * section.width
+    attention = llm.layers * 2 * 2 * slots * llm.width / 2  # q·k and p·v for one query, half the keys
+    heads = (layout.window - 1) * layout.vocab.text_size * llm.width
     for head, grid in zip(model.heads, layout.grids, strict=True):
-        # a sub-code's embedding is a look-up: no product
+        # a sub-code's embedding is a look-up, not a product
         matrices = sum(p.numel() for name, p in head.named_parameters() if p.ndim > 1 and "embedding" not in name)
         heads += grid.cells * matrices
     return FORWARD_AND_BACKWARD * float(slots * (2 * trunk + attention) + 2 * heads)
@@ -47,9 +46,9 @@ def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
 
 
 def training_flops_per_clip(settings: VideoTokenizerRun, clip: ClipShape | None = None) -> float:
-    """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data; backward is twice forward.
+    """FLOPs of the tokenizer's forward and backward, counted by torch on a pass without data.
 
-    Discriminator and LPIPS are not counted: they are not what is trained for use.
+    Discriminator and LPIPS are not counted, because they are not part of the trained tokenizer.
     """
     extent = (clip or settings.clip).extent
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:

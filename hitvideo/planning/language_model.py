@@ -1,9 +1,6 @@
-"""What a run of the language model takes, before it is started: memory of a rank, traffic, hours, and what binds it.
+"""The plan of a language model's run, before it starts: memory of a rank, traffic, hours, and what limits it.
 
-Model states are ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1) as DeepSpeed lays it out. Activations are not a
-formula: two and three layers of one rank's share run forward and backward on tensors without data, torch's tracker says how
-high memory stood, and the other layers are as the third. So what the code keeps is what is counted, recomputation and logits
-included. The kernels are the CPU's; a GPU's fused norm keeps less.
+Model states are arithmetic (zero.py), activations are measured without a device (activations.py).
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from hitvideo.settings.programs import PretrainRun
 
 @dataclass(frozen=True)
 class LanguageModelPlan:
-    """Memory in GiB on the fullest rank at its fullest moment, traffic in GiB sent by a rank in a step, time in seconds."""
+    """Memory in GiB of the fullest rank at its peak, traffic in GiB that a rank sends per step, time in seconds per step."""
 
     parameters: int
     tokens_per_row: int
@@ -37,33 +34,33 @@ class LanguageModelPlan:
     average_gib: float
     """The moving average of the weights (train.ema)."""
     gathered_gib: float
-    """Weights of other ranks, while they are needed."""
+    """Weights of other ranks, while ZeRO-3 needs them."""
     buckets_gib: float
-    """Gradients on their way."""
+    """Gradients being reduced."""
     activations_gib: float
-    """Logits and recomputation included."""
+    """Activations, including logits and recomputation."""
     logits_gib: float
-    """Of which logits of the widest head, in fp32 and their gradient."""
+    """The part of `activations_gib` that is the widest head's logits in fp32 and their gradient."""
     total_gib: float
     available_gib: float
     host_gib: float
-    """Of the node's memory, for a rank's copy of its state while a checkpoint is written."""
+    """Host memory for one rank's copy of its state while a checkpoint is written."""
     checkpoint_gib: float
-    """One checkpoint on disk, all ranks' files."""
+    """One checkpoint on disk: the files of all ranks."""
     zero_gib_per_step: float
     tensor_gib_per_step: float
     context_gib_per_step: float
     compute_s: float
-    """Of a step, at the assumed MFU, which counts the traffic that is not hidden."""
+    """Time of a step at cluster.assumed_mfu, which already allows for traffic that is not hidden."""
     traffic_s: float
-    """Of a step, over the slowest link on the way; below compute_s it can be hidden."""
+    """Time of a step's traffic over its slowest links; if it is below compute_s, it can be hidden."""
     binds: str
     hours: float
     device_hours: float
 
 
 def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
-    """The figures of a run on `settings.cluster`; seconds of work, no device."""
+    """The plan of a run on `settings.cluster`; takes seconds and no device. Raises ConfigError if the batch does not divide."""
     model, train, cluster, parallel = meta_model(settings), settings.train, settings.cluster, settings.parallel
     world = cluster.nodes * cluster.devices_per_node
     shards = max(world // parallel.tensor, 1)
@@ -113,7 +110,7 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
 
 
 def _logits(model: LanguageModel) -> int:
-    """Entries of the widest head's logits, of one row."""
+    """Entries of the widest head's logits for one row."""
     layout = model.layout
     levels = [
         grid.cells * max(1 << id_range.bits for id_range in row)
@@ -123,24 +120,24 @@ def _logits(model: LanguageModel) -> int:
 
 
 def _traffic(settings: PretrainRun, share: float, shards: int, accumulation: int) -> tuple[float, float, float]:
-    """Bytes that a rank sends in a step along ZeRO's, the tensor and the context axis.
+    """Bytes that a rank sends per step along ZeRO's, the tensor and the context axis.
 
     An all-gather or reduce-scatter of n bytes over r ranks sends n (r-1)/r, an all-reduce twice that, an all-to-all of what a
     rank holds (r-1)/r of it.
     """
-    parallel, section, train = settings.parallel, settings.llm, settings.train
-    width, again_too = DTYPES[train.dtype].itemsize, parallel.activation_checkpointing == "block"
+    parallel, llm, train = settings.parallel, settings.llm, settings.train
+    width, recomputes = DTYPES[train.dtype].itemsize, parallel.activation_checkpointing == "block"
     ring = (shards - 1) / shards
     if parallel.zero_stage == 3:  # weights for the forward, the recomputation and the backward; gradients
-        zero = accumulation * share * (width * (3 if again_too else 2) + 4) * ring
+        zero = accumulation * share * (width * (3 if recomputes else 2) + 4) * ring
     elif parallel.zero_stage == 2:
         zero = (accumulation * share * 4 + share * width) * ring
     else:
         zero = (2 * share * 4 + share * width * parallel.zero_stage) * ring
     rows = accumulation * train.micro_batch * (make_layout(settings).length - 1) / parallel.context
-    passes = 3 if again_too else 2  # each sums what two row layers make, or gathers and scatters it: the same bytes
-    tensor = section.layers * passes * 2 * 2 * rows * section.width * width * (parallel.tensor - 1) / parallel.tensor
-    heads = 2 * section.heads + 2 * section.kv_heads  # q and the result, k and v
-    held = rows * heads * section.head_dim / parallel.tensor * width
-    context = section.layers * passes * held * (parallel.context - 1) / parallel.context
+    passes = 3 if recomputes else 2  # each sums the outputs of two row layers, or gathers and scatters them: the same bytes
+    tensor = llm.layers * passes * 2 * 2 * rows * llm.width * width * (parallel.tensor - 1) / parallel.tensor
+    heads = 2 * llm.heads + 2 * llm.kv_heads  # q and the result, k and v
+    held = rows * heads * llm.head_dim / parallel.tensor * width
+    context = llm.layers * passes * held * (parallel.context - 1) / parallel.context
     return zero, tensor, context

@@ -1,4 +1,4 @@
-"""What a video tokenizer costs, before it is trained: parameters, FLOPs, memory, hours by its phases."""
+"""The plan of a video tokenizer's run, before it starts: parameters, FLOPs, memory, hours over its phases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hitvideo.video_tokenizer.model import VideoTokenizer
 
 @dataclass(frozen=True)
 class VideoTokenizerPlan:
-    """Figures of a tokenizer run before it is started. Activations are not planned: they are the allocator's to show."""
+    """Figures of a tokenizer run before it starts. Activations are not included."""
 
     parameters: int
     encoder_parameters: int
@@ -31,19 +31,19 @@ class VideoTokenizerPlan:
     average_gib: float
     buckets_gib: float
     total_gib: float
-    """Without activations."""
+    """All model states; activations come on top."""
     available_gib: float
     hours: float
     device_hours: float
 
 
 def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
-    """Memory by ZeRO's arithmetic (Rajbhandari et al. 2020, figure 1); time for the cluster's assumed MFU."""
+    """The plan of a run on `settings.cluster`: memory by zero.py, time for the cluster's assumed MFU."""
     train, cluster = settings.train, settings.cluster
     with torch.device("meta"):
-        tokenizer = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
+        model = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
     encoder, quantizer, decoder = (
-        sum(p.numel() for p in part.parameters()) for part in (tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder)
+        sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.quantizer, model.decoder)
     )
     parameters = encoder + quantizer + decoder
     world = cluster.nodes * cluster.devices_per_node
