@@ -16,7 +16,7 @@ from hitvideo.data.loader import Batches, split
 from hitvideo.data.rows import TokenSource
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
-from hitvideo.files import replacing
+from hitvideo.files import replace_json, replacing
 from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.model import LanguageModel
@@ -41,6 +41,8 @@ class LanguageModelTask(Task):
         self.settings, self.dataset = settings, dataset
         layout = make_layout(settings)
         text = text_tokenizer(settings, dataset, run.directory)
+        if run.directory.writer:  # generation then needs neither the token shards nor this working directory
+            replace_json(run.directory.video_tokenizer_file, dataset.manifest["video_tokenizer"])
         data, train, seed = settings.data, settings.train, settings.run.seed
         training, held_out = split(len(dataset), data.validation_samples)
         validating = train.validation_batches > 0 and len(held_out) > 0

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import hitvideo
+from hitvideo.generation.generator import load_generator
 from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes import scenes
 from hitvideo.settings.data import LimitsSection
@@ -84,6 +87,20 @@ def test_the_python_example(work: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     codes, coarse = names["codes"], names["coarse"]
     assert [level.shape for level in codes] == [(1, 2, 2), (1, 4, 4), (2, 4, 4), (2, 8, 8)]  # type: ignore[attr-defined]
     assert coarse.frames.shape == (8, 32, 32, 3)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("readme")
+def test_generation_needs_neither_the_tokens_nor_their_folder(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "tokens").rename(work / "elsewhere")
+    monkeypatch.chdir(work / "runs")
+    try:
+        (video,) = hitvideo.load_run("tiny-llm").generate(["a red circle"], levels=2)
+    finally:
+        (work / "elsewhere").rename(work / "tokens")
+    assert [level.shape for level in video.codes] == [(1, 2, 2), (1, 4, 4)]
+    with pytest.raises(hitvideo.HiTVideoError, match="--video-tokenizer"):
+        load_generator("tiny-llm", torch.device("cpu"), work / "absent")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
+from hitvideo.files import read_json
 from hitvideo.generation.engine import generate_codes
 from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import ClipShape
@@ -88,7 +89,7 @@ def load_generator(path: Path | str, device: torch.device, video_tokenizer: Path
     model = LanguageModel(settings.llm, make_layout(settings))
     model.load_state_dict(directory.model_weights())
     model.to(device, DTYPES[settings.train.dtype] if device.type == "cuda" else torch.float32).eval()
-    weights, expected = _find_video_tokenizer(settings, video_tokenizer)
+    weights, expected = _find_video_tokenizer(directory, settings, video_tokenizer)
     found = weights_fingerprint(weights)
     if expected not in (None, found):
         raise ConfigError(
@@ -99,11 +100,16 @@ def load_generator(path: Path | str, device: torch.device, video_tokenizer: Path
     return Generator(model, directory.text_tokenizer(), loaded, clip)
 
 
-def _find_video_tokenizer(settings: PretrainRun, given: Path | None) -> tuple[Path, str | None]:
+def _find_video_tokenizer(directory: RunDirectory, settings: PretrainRun, given: Path | None) -> tuple[Path, str | None]:
     """The path of the run's video tokenizer, and the fingerprint it must have."""
-    manifest = settings.data.manifest
-    known = TokenDataset(manifest).manifest["video_tokenizer"] if manifest and Path(manifest).is_file() else None
-    path = given or settings.video_tokenizer.weights or (known["weights"] if known else None)
-    if path is None:
-        raise ConfigError("the run names no video tokenizer and its manifest is missing; give --video-tokenizer DIR")
-    return Path(path), known["fingerprint"] if known else None
+    known, manifest = {}, settings.data.manifest
+    if directory.video_tokenizer_file.is_file():
+        known = read_json(directory.video_tokenizer_file, "record of the video tokenizer")
+    elif manifest and Path(manifest).is_file():
+        known = TokenDataset(manifest).manifest["video_tokenizer"]
+    paths = [Path(path) for path in (given or settings.video_tokenizer.weights, known.get("weights")) if path]
+    found = next((path for path in paths if path.is_dir()), None)
+    if found is None or (given and found != given):
+        tried = ", ".join(map(str, paths)) or "the run names none"
+        raise ConfigError(f"{directory.path}: no video tokenizer found ({tried}); give --video-tokenizer DIR")
+    return found, known.get("fingerprint")

@@ -5,6 +5,7 @@
         checkpoints/         full training state             weights/          the model alone
         samples/             pictures and videos             evaluation/       figures of `hitvideo evaluate`
         text_tokenizer.model of a language model's run       report.html       made by `hitvideo report`
+        video_tokenizer.json fingerprint and path of the one that made a language model's tokens
         heartbeats/          what each rank is doing         skipped.jsonl     skipped steps and their samples
         started              seconds since 1970              meeting.json      the ranks' hosts and speeds
         mlflow_run_id        of the tracker                  DONE              written last
@@ -41,6 +42,7 @@ class RunDirectory:
         self.weights = self.path / "weights"
         self.model_file = self.weights / "model.safetensors"
         self.text_tokenizer_file = self.path / "text_tokenizer.model"
+        self.video_tokenizer_file = self.path / "video_tokenizer.json"
         self.samples = self.path / "samples"
         self.evaluation = self.path / "evaluation"
         self.heartbeats = self.path / "heartbeats"
