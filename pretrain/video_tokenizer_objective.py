@@ -42,8 +42,8 @@ class Objective(nn.Module):
     @property
     def parts(self) -> tuple[str, ...]:
         """Prefixes of parameter names that a phase can freeze separately: encoder and quantizer come first."""
-        tokenizer = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
-        return (*tokenizer, "discriminator") if self.settings.loss.adversarial.weight else tokenizer
+        parts = tuple(f"video_tokenizer.{part}" for part in ("encoder", "quantizer", "decoder"))
+        return (*parts, "discriminator") if self.settings.loss.adversarial.weight else parts
 
     def frozen(self, place: Place) -> tuple[str, ...]:
         """The parts whose weights do not change in a phase."""

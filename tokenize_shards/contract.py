@@ -1,4 +1,4 @@
-"""What an output directory belongs to."""
+"""The contract of an output directory: what decides the content of all its token shards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CONTRACT = "contract.json"
 
 
 def settle_contract(out: Path, device_tokenizer: DeviceTokenizer) -> None:
-    """The first task writes down what decides the content of all shards; the others, and later runs, must agree.
+    """Write the contract if this task is the first; otherwise compare with it.
 
-    Raises ConfigError where `out` holds token shards of another tokenizer, other clips or limits.
+    Raises ConfigError if `out` holds token shards of another tokenizer, other clips or limits.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / CONTRACT

@@ -1,4 +1,4 @@
-"""A pool of decoding processes in which a bad file costs one sample: a process that a video hangs or kills is replaced."""
+"""A pool of decoding processes. A video that hangs or kills its process loses one sample; the process is replaced."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tokenize_shards.recipe import Decoded, Recipe, decode_member
 from tokenize_shards.worker import receive, send
 
 _PIPE_BYTES = 1 << 20
-_ATTEMPTS = 2  # a worker may be killed by something else than its video
+_ATTEMPTS = 2  # a worker may be killed by something other than its video
 
 Work = tuple[Shard, VideoMember, Recipe]
 
 
 class DecodingPool:
-    """`submit` → a future of the clips; use as a context manager. With 0 workers it decodes at once, in this process."""
+    """Decodes videos into futures of clips; use as a context manager. With 0 workers it decodes in this process."""
 
     def __init__(self, workers: int, seconds: float, gib: float) -> None:
         self.workers = workers
         self.seconds = 0.0
-        """Spent decoding, over all workers."""
+        """Time spent decoding, summed over all workers."""
         self._seconds, self._gib = seconds, gib
         self._queue: queue.Queue[tuple[Future[Decoded], Work] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
@@ -44,7 +44,7 @@ class DecodingPool:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        with contextlib.suppress(queue.Empty):  # what nobody waits for any more
+        with contextlib.suppress(queue.Empty):  # work that nobody waits for any more
             while waiting := self._queue.get_nowait():
                 waiting[0].cancel()
         for _ in self._threads:
@@ -62,7 +62,7 @@ class DecodingPool:
         return future
 
     def _serve(self) -> None:
-        """One thread for each worker: hands it one video after another."""
+        """Hand one video after another to a worker; one thread per worker."""
         worker = _Worker(self._seconds, self._gib)
         while waiting := self._queue.get():
             future, work = waiting
@@ -76,7 +76,7 @@ class DecodingPool:
 
 
 class _Worker:
-    """One process at a time, started when there is work, and anew after a death."""
+    """One process, started when there is work and started again after it died."""
 
     def __init__(self, seconds: float, gib: float) -> None:
         self._command = [sys.executable, "-m", "tokenize_shards.worker", str(seconds), str(gib)]
@@ -84,7 +84,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, work: Work) -> tuple[float, Decoded | Exception]:
-        """Seconds spent, and the clips or what is wrong with the video."""
+        """Seconds spent, and the clips or the error."""
         name, code = f"{work[0].name}: {work[1].key}", 0
         for _ in range(_ATTEMPTS):
             process = self._process = self._process or self._start()

@@ -1,4 +1,4 @@
-"""The video tokenizer on its device, and the check that the device computes what it should."""
+"""A trained video tokenizer on its device, and the check that the device computes correctly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hitvideo import config
 from hitvideo.config import needed
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape
+from hitvideo.ops.precision import DTYPES
 from hitvideo.settings.programs import TokenizeRun
 from hitvideo.video.decode import Fit
-from hitvideo.video.pixels import Frames
+from hitvideo.video.pixels import Frames, to_unit
 from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 from tokenize_shards.recipe import Recipe
 
@@ -26,16 +27,16 @@ log = logging.getLogger(__name__)
 
 
 class DeviceTokenizer:
-    """A trained tokenizer with everything that decides its codes."""
+    """A trained video tokenizer with everything that decides its codes: device, precision, clips."""
 
     def __init__(self, settings: TokenizeRun, device: torch.device | None = None) -> None:
-        """Raises ConfigError for weights that are not there, for a bucket that does not fit, for a device that errs."""
+        """Raises ConfigError if the weights are missing, a bucket does not fit, or the device computes wrong codes."""
         weights = Path(needed(settings.video_tokenizer.weights, "video_tokenizer.weights"))
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = settings
         self.weights = weights.resolve()
         self.fingerprint = weights_fingerprint(weights)
-        self.tokenizer, self.clip = load_video_tokenizer(weights, self.device)
+        self.video_tokenizer, self.clip = load_video_tokenizer(weights, self.device)
         data = settings.data
         fit: Fit = data.fit
         buckets = data.buckets or (self.clip,)
@@ -43,26 +44,26 @@ class DeviceTokenizer:
         longest = max(clip.frames / clip.fps for clip in buckets)
         if data.clip_stride and data.clip_stride < longest:
             raise ConfigError(f"data.clip_stride {data.clip_stride:g} s is less than a clip's {longest:g}; clips would overlap")
-        self.grids = [self.tokenizer.hierarchy.grids(clip.extent) for clip in buckets]
+        self.grids = [self.video_tokenizer.hierarchy.grids(clip.extent) for clip in buckets]
         wanted = data.dtype if data.dtype != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
-        self.tokenizer.to(self.dtype)
-        if self.dtype == torch.float32:  # what is asked for is fp32, not TF32
+        self.dtype = DTYPES[wanted]
+        self.video_tokenizer.to(self.dtype)
+        if self.dtype == torch.float32:  # fp32 was asked for, not TF32
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if self.device.type != "cpu" or self.dtype != torch.float32:
             self._check_device()
         if data.compile:
-            self.tokenizer.encoder.compile()
+            self.video_tokenizer.encoder.compile()
 
     @cached_property
     def contract(self) -> str:
-        """Fingerprint of all that decides a token shard's content: tokenizer, clips, limits, precision."""
+        """Fingerprint of everything that decides a token shard's content: tokenizer, clips, limits, precision."""
         precision = {"dtype": str(self.dtype), "chunk": self.settings.data.chunk}
         return config.fingerprint(self.fingerprint, self.recipe.described(), precision)
 
     def described(self) -> dict[str, Any]:
-        """What a manifest says about its codes."""
+        """What a manifest records about its codes."""
         buckets = [
             {"video": clip.model_dump(mode="json"), "grids": [list(grid) for grid in grids]}
             for clip, grids in zip(self.recipe.buckets, self.grids, strict=True)
@@ -70,29 +71,29 @@ class DeviceTokenizer:
         return {
             **buckets[0],
             "buckets": buckets,
-            "hierarchy": self.tokenizer.hierarchy.model_dump(mode="json"),
+            "hierarchy": self.video_tokenizer.hierarchy.model_dump(mode="json"),
             "video_tokenizer": {"fingerprint": self.fingerprint, "weights": str(self.weights)},
         }
 
     def __call__(self, clips: Sequence[Frames]) -> list[Tensor]:
-        """uint8 clips (T, H, W, 3) → indices of every level (B, t, h, w), on the device: work may still be queued there."""
+        """uint8 clips (T, H, W, 3) → indices of every level (B, t, h, w) on the device, where work may still be queued."""
         pixels = torch.from_numpy(np.stack(clips))  # (B, T, H, W, 3)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True)
-        video = pixels.permute(0, 4, 1, 2, 3).float().contiguous() / 127.5 - 1
-        return self.tokenizer.encode(video.to(self.dtype), chunk=self._chunk(video.shape[2]))
+        video = pixels.permute(0, 4, 1, 2, 3).float().contiguous() / 127.5 - 1  # `to_unit`, on the device
+        return self.video_tokenizer.encode(video.to(self.dtype), chunk=self._chunk(video.shape[2]))
 
     def _chunk(self, frames: int) -> int | None:
         chunk = self.settings.data.chunk
         return chunk if chunk and frames > chunk else None
 
     def _check_device(self) -> None:
-        """A golden clip in fp32 on the CPU against this device and precision: 3D convolutions have been silently wrong."""
+        """Compare a golden clip with fp32 on the CPU, because 3D convolutions of some devices have been silently wrong."""
         oracle, _ = load_video_tokenizer(self.weights, "cpu")
         frames = golden_clip(self.recipe.buckets[0])
-        video = torch.from_numpy(frames.transpose(3, 0, 1, 2))[None].float() / 127.5 - 1
-        levels = self.tokenizer.hierarchy.levels
+        video = torch.from_numpy(to_unit(frames))[None]
+        levels = self.video_tokenizer.hierarchy.levels
         for number, (ours, right) in enumerate(zip(self([frames]), oracle.encode(video), strict=True)):
             equal = bit_agreement(ours.cpu(), right, levels[number].num_bits)
             log.info("golden clip, level %d: %.2f %% of bits as in fp32 on the CPU", number, 100 * equal)
@@ -105,7 +106,7 @@ class DeviceTokenizer:
 
 
 def golden_clip(clip: ClipShape) -> Frames:
-    """Moving waves in three colours, every value of a pixel: a function of the shape alone."""
+    """Moving waves in three colours that use every pixel value; depends on the shape alone."""
     t, h, w = (np.arange(size) for size in clip.extent)
     waves = [
         np.sin(0.9 * t[:, None, None] + h[None, :, None] / (5 + k) + w[None, None, :] / (7 - k)) for k in range(3)
@@ -114,7 +115,7 @@ def golden_clip(clip: ClipShape) -> Frames:
 
 
 def bit_agreement(one: Tensor, other: Tensor, num_bits: int) -> float:
-    """Share of equal bits in two arrays of indices; chance gives one half."""
+    """Share of equal bits in two arrays of indices; by chance it is one half."""
     differing = one ^ other
     ones = sum(int(((differing >> bit) & 1).sum()) for bit in range(num_bits))
     return 1 - ones / (differing.numel() * num_bits)

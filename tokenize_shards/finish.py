@@ -1,4 +1,4 @@
-"""The beginning and the end of a job: what its output directory belongs to, and the manifest once every shard is there."""
+"""The end of a job: the manifest, once every shard has its receipt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def finish(out: Path, shards: Sequence[Shard], device_tokenizer: DeviceTokenizer, stale_seconds: float) -> str:
-    """Write the manifest if every shard has its receipt; whichever task sees that first or again writes the same one.
+    """Write the manifest if every shard has its receipt; every task that finds this writes the same one.
 
-    Returns one line for people.
+    Returns one line to print.
     """
     receipts = [receipt for shard in shards if (receipt := read_receipt(out, shard.stem))]
     if len(receipts) < len(shards):
@@ -34,7 +34,7 @@ def finish(out: Path, shards: Sequence[Shard], device_tokenizer: DeviceTokenizer
 
 
 def remove_leftovers(out: Path, stale_seconds: float) -> None:
-    """Temporary files of killed attempts: of processes of this machine that are no more, of others when they are old."""
+    """Delete temporary files of killed attempts: on this host if the process is gone, on others if they are stale."""
     now = time.time()
     for path in out.glob(".*.*"):
         host, _, pid = path.name.rpartition(".")[2].rpartition("-")

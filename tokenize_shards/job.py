@@ -1,10 +1,10 @@
-"""The unit of the offline job, one video shard → one token shard, and the pipeline that keeps decoders and encoder busy.
+"""One video shard → one token shard, and the pipeline that keeps decoders and device busy.
 
-Every sample of a video shard ends as clips in the token shard or as a reject with a reason; the counts in the receipt add
-up. Nothing depends on which task does a shard, on what was done before, on time, or on the number of workers: doing it
-again gives the same bytes. (Batches never mix shards, so that a shard's arithmetic is always the same.)
+Every sample of a video shard becomes clips in the token shard or a reject with a reason; the counts in the receipt add up.
+The bytes do not depend on the task, on earlier shards, on time or on the number of workers. (Batches never mix shards, so
+that the arithmetic of a shard is always the same.)
 
-    shards ─▶ members ─▶ decoding pool, some ahead ─▶ batches by bucket ─▶ device_tokenizer ─▶ commit, in a thread of its own
+    shards ─▶ members ─▶ decoding pool, some ahead ─▶ batches by bucket ─▶ device tokenizer ─▶ commit, in its own thread
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Stages:
-    """Where the time goes, seconds of this process; `decode` is that of the workers, beside it."""
+    """Where the time goes: seconds of this process, and counts."""
 
     scan: float = 0.0
     wait: float = 0.0
-    """For a decoder: the decoders bind."""
+    """Waiting for a decoder: then decoding is the bottleneck."""
     encode: float = 0.0
     commit: float = 0.0
-    """In the thread that writes."""
+    """Time of the thread that writes."""
     frames: int = 0
     clips: int = 0
     rejects: int = 0
@@ -50,17 +50,17 @@ class Stages:
 
 @dataclass
 class ShardWork:
-    """One shard on its way."""
+    """One shard in progress."""
 
     shard: Shard
     listing: ShardListing
     samples: list[TokenSample] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
     tokenized: int = 0
-    """Videos that gave clips."""
+    """How many videos gave clips."""
     keys: set[str] = field(default_factory=set)
     batches: dict[int, list[tuple[TokenSample, Frames]]] = field(default_factory=dict)
-    """Bucket → clips that are decoded and not yet encoded."""
+    """Bucket → clips that are decoded but not encoded yet."""
     encoded: tuple[list[TokenSample], list[Tensor]] | None = None
     """The batch whose codes are still on the device."""
 
@@ -68,58 +68,73 @@ class ShardWork:
         self.rejects.append({"key": key, "reason": reason, "message": message})
 
 
+class Video(NamedTuple):
+    """A video that is being decoded."""
+
+    work: ShardWork
+    member: VideoMember
+    future: Future[Decoded]
+
+
+class EndOfShard(NamedTuple):
+    """All videos of a shard have been taken."""
+
+    work: ShardWork
+
+
+class Flush(NamedTuple):
+    """The caller wants every commit in progress finished."""
+
+
 class Pipeline:
-    """Runs shards through pool and device_tokenizer; its state is what is on its way."""
+    """Runs shards through the pool and the device tokenizer; its state is the work in progress."""
 
     def __init__(self, device_tokenizer: DeviceTokenizer, pool: DecodingPool, out: Path, replace: bool = False) -> None:
-        """`replace`: commit over a receipt that is there."""
+        """`replace`: commit over an existing receipt."""
         self.device_tokenizer, self.pool, self.out, self.replace = device_tokenizer, pool, out, replace
         self.batch = device_tokenizer.settings.data.batch
         self.ahead = 2 * self.batch + pool.workers
         self.stages = Stages()
 
     def __call__(self, shards: Iterable[Shard | None], progress: Callable[[int], object]) -> Iterator[Shard]:
-        """Tokenize shards and yield each once it is committed; a None among them asks for all that is on its way.
+        """Tokenize shards and yield each once it is committed; a None among them asks for everything in progress.
 
-        `progress` is called with the bytes of video done.
+        `progress` is called with the bytes of video done since its last call.
         """
         with ThreadPoolExecutor(1, "commit") as writer:
             commits: deque[Future[Shard]] = deque()
-            for work, member, future in self._decoding(shards):
-                if work is None:
-                    while commits:
-                        yield commits.popleft().result()
-                elif member is None:
-                    self._finish(work)
-                    commits.append(writer.submit(self._commit, work))
+            for event in self._decoding(shards):
+                if isinstance(event, Video):
+                    self._take(event.work, event.member, event.future)
+                    progress(event.member.video.size)
+                elif isinstance(event, EndOfShard):
+                    self._finish(event.work)
+                    commits.append(writer.submit(self._commit, event.work))
                     if len(commits) > 1:  # one is being written while the next is encoded
                         yield commits.popleft().result()
                 else:
-                    assert future
-                    self._take(work, member, future)
-                    progress(member.video.size)
+                    while commits:
+                        yield commits.popleft().result()
             while commits:
                 yield commits.popleft().result()
 
-    def _decoding(
-        self, shards: Iterable[Shard | None]
-    ) -> Iterator[tuple[ShardWork | None, VideoMember | None, Future[Decoded] | None]]:
-        """Members in order with their futures, so many of them submitted ahead; (work, None, None) ends a shard."""
-        waiting: deque[Any] = deque()
+    def _decoding(self, shards: Iterable[Shard | None]) -> Iterator[Video | EndOfShard | Flush]:
+        """Videos in order, with `ahead` of them submitted to the pool in advance; what ends a shard, and what asks to flush."""
+        waiting: deque[Video | EndOfShard] = deque()
         for shard in shards:
             if shard is None:
                 yield from waiting
                 waiting.clear()
-                yield None, None, None
+                yield Flush()
                 continue
             start = time.perf_counter()
             work = self._open(shard)
             self.stages.scan += time.perf_counter() - start
             for member in work.listing.samples:
-                waiting.append((work, member, self.pool.submit(shard, member, self.device_tokenizer.recipe)))
+                waiting.append(Video(work, member, self.pool.submit(shard, member, self.device_tokenizer.recipe)))
                 while len(waiting) > self.ahead:
                     yield waiting.popleft()
-            waiting.append((work, None, None))
+            waiting.append(EndOfShard(work))
         yield from waiting
 
     @staticmethod
@@ -146,8 +161,8 @@ class Pipeline:
             self.stages.wait += time.perf_counter() - start
         several = self.device_tokenizer.recipe.clips_per_video > 1
         keys = [f"{member.key}@{number:03d}" if several else member.key for number in range(len(decoded.clips))]
-        if work.keys & set(keys):  # a video may be called as another's second clip
-            work.reject(member.key, "duplicate", f"{work.shard.name}: {member.key}: a clip of this name is there already")
+        if work.keys & set(keys):  # a video may have the name of another one's second clip
+            work.reject(member.key, "duplicate", f"{work.shard.name}: {member.key}: a clip of this name exists already")
             return
         work.keys |= set(keys)
         work.tokenized += 1
@@ -158,7 +173,7 @@ class Pipeline:
                 self._encode(work, waiting)
 
     def _encode(self, work: ShardWork, waiting: list[tuple[TokenSample, Frames]]) -> None:
-        """Queue a batch on the device, then fetch the codes of the one before."""
+        """Queue a batch on the device, then fetch the codes of the previous one."""
         start = time.perf_counter()
         samples, clips = zip(*waiting, strict=True)
         waiting.clear()
@@ -196,7 +211,7 @@ class Pipeline:
 
 
 def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
-    """What became of a shard. Raises ShardError where a sample has vanished or is there twice."""
+    """The receipt of a shard. Raises ShardError if a sample is lost or doubled."""
     found = len(work.listing.samples) + len(work.listing.bad) + bool(work.listing.truncated)
     if work.tokenized + len(work.rejects) != found or work.keys != {sample.key for sample in work.samples}:
         raise ShardError(

@@ -1,7 +1,7 @@
-"""Which task does which shard, and how the others notice that it died.
+"""Leases: which task does which shard, and how other tasks find out that it died.
 
 A task begins with its own shards, dealt out by size, and then helps the others. Before a shard it creates a lease file,
-which fails if there is one, and touches it while it works; a lease that has not been touched for long is taken over.
+which fails if there is one, and touches it while it works; a stale lease is taken over.
 Leases only save work: two tasks that do the same shard give the same bytes, and the first commit wins.
 """
 
@@ -24,7 +24,7 @@ _WATCH = "watch"  # the lease of the one task that waits for the others' last sh
 
 
 def deal_shards(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> list[list[Shard]]:
-    """Deal shards out to tasks so that bytes are even: the largest first, each to the task with least; in order of name."""
+    """Divide shards among tasks so that bytes are even: largest first, each to the emptiest task; sorted by name."""
     loads = [(0, task) for task in range(tasks)]
     share: list[list[Shard]] = [[] for _ in range(tasks)]
     for size, shard in sorted(zip(sizes, shards, strict=True), key=lambda pair: (-pair[0], str(pair[1]))):
@@ -35,13 +35,13 @@ def deal_shards(shards: Sequence[Shard], sizes: Sequence[int], tasks: int) -> li
 
 
 class Leases:
-    """Lease files in `out`/.leases, kept alive by a thread; use as a context manager."""
+    """Lease files in `out`/.leases, touched by a thread; use as a context manager."""
 
     def __init__(self, out: Path, seconds: float) -> None:
         self.folder = out / ".leases"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds = seconds
-        self._clock = self.folder / f"clock.{process_name()}"  # the file system's own time: machines' clocks differ
+        self._clock = self.folder / f"clock.{process_name()}"  # gives the file system's own time, because machines' clocks differ
         self._held: set[Path] = set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -56,11 +56,11 @@ class Leases:
         self._thread.join()
         for path in (*self._held, self._clock):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: others are at work
+        with contextlib.suppress(OSError):  # not empty: other tasks are at work
             self.folder.rmdir()
 
     def take(self, name: str) -> bool:
-        """True where nobody alive holds it; it is then ours until `release`, or until this process dies."""
+        """Take a lease; False if a live task holds it. It is ours until `release`, or until this process dies."""
         path = self.folder / f"{name}.lease"
         for _ in range(2):
             try:
@@ -68,7 +68,7 @@ class Leases:
             except FileExistsError:
                 if path in self._held or not self._expired(path):
                     return False
-                with contextlib.suppress(FileNotFoundError):  # another was as quick
+                with contextlib.suppress(FileNotFoundError):  # another task was faster
                     os.rename(path, self._clock)
                 continue
             self._held.add(path)
@@ -90,20 +90,21 @@ class Leases:
     def _beat(self) -> None:
         while not self._ending.wait(self.seconds / 4):
             for path in list(self._held):
-                with contextlib.suppress(FileNotFoundError):  # we were taken for dead; the first commit wins
+                with contextlib.suppress(FileNotFoundError):  # this task was considered dead; the first commit wins
                     os.utime(path)
 
 
 def done(out: Path, stem: str) -> bool:
+    """Whether a shard has its receipt."""
     return shard_paths(out, stem)[2].is_file()
 
 
 def claims(
     mine: Sequence[Shard], others: Sequence[Shard], out: Path, leases: Leases, stopping: Callable[[], bool]
 ) -> Iterator[Shard | None]:
-    """Shards to do, each leased: first mine, then whatever others leave undone; None asks the caller to finish what it holds.
+    """Shards to do, each leased: first mine, then what others leave undone. None asks the caller to finish what it holds.
 
-    When all that is left is held by live tasks, one task waits, to take over from any that dies; the rest are not needed.
+    When live tasks hold everything that is left, one task waits to take over from any that dies; the others may end.
     """
     left = [shard for shard in (*mine, *others) if not done(out, shard.stem)]
     watching = False
@@ -113,7 +114,7 @@ def claims(
                 return
             if done(out, shard.stem) or not leases.take(shard.stem):
                 continue
-            if done(out, shard.stem):  # it was committed between the two questions
+            if done(out, shard.stem):  # it was committed in between
                 leases.release(shard.stem)
                 continue
             yield shard

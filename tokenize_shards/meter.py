@@ -1,4 +1,4 @@
-"""Rates of one task."""
+"""Rates of one task, for its progress bar, MLflow and its last line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOG_SECONDS = 10.0
 
 
 class TaskMeter:
-    """Rates and shares of time, from the pipeline's stages."""
+    """Rates and times, from the pipeline's stages."""
 
     def __init__(self, stages: Stages, pool: DecodingPool, name: str) -> None:
         self.stages, self.pool, self.name = stages, pool, name
@@ -25,7 +25,7 @@ class TaskMeter:
         return f"{self.frames_per_s:.0f} frames/s, {self.stages.rejects} rejected"
 
     def row(self) -> dict[str, float]:
-        """For MLflow, under the task's name."""
+        """A row for MLflow, with the task's name before each metric."""
         stages = self.stages
         row = {"frames_per_s": self.frames_per_s, "clips": stages.clips, "rejected": stages.rejects}
         row |= {"decode_s": self.pool.seconds, "wait_s": stages.wait, "encode_s": stages.encode, "commit_s": stages.commit}

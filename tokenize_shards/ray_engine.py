@@ -1,7 +1,7 @@
-"""The same job on a Ray cluster: Ray Data maps shards to actors, each with its encoder and decoders. Receipts are the same.
+"""The job on a Ray cluster: Ray Data maps shards to actors, each with its own tokenizer and decoders.
 
-The cluster is the one of RAY_ADDRESS, else one on this machine. An actor has a GPU where the cluster has any. Ray restarts
-what fails; what it does twice is committed once, and the same command again does what is missing.
+The cluster is the one at RAY_ADDRESS, else one on this machine. An actor has a GPU if the cluster has any. Ray restarts what
+fails; work that is done twice is committed once, and running the same command again does what is missing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tokenize_shards.job import tokenize_shard
 from tokenize_shards.leases import done
 
 
-class Tokenizer:
-    """An actor: loads the video tokenizer once, then does one shard after another."""
+class ShardTokenizer:
+    """An actor that loads the video tokenizer once and then does one shard after another."""
 
     def __init__(self, settings: dict[str, Any], workers: int) -> None:
-        run = TokenizeRun(**settings)
-        self.out = Path(str(run.data.out))
-        self.device_tokenizer = DeviceTokenizer(run)
-        self.pool = DecodingPool(workers, run.data.decode_seconds, run.data.decode_gib)
+        resolved = TokenizeRun(**settings)
+        self.out = Path(str(resolved.data.out))
+        self.device_tokenizer = DeviceTokenizer(resolved)
+        self.pool = DecodingPool(workers, resolved.data.decode_seconds, resolved.data.decode_gib)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         tokenize_shard(row["shard"], self.out, self.device_tokenizer, self.pool)
@@ -36,7 +36,7 @@ class Tokenizer:
 
 
 def run_on_ray(shards: Sequence[Shard], out: Path, settings: TokenizeRun, workers: int) -> None:
-    """Do all shards that have no receipt. Raises ConfigError where Ray is not installed."""
+    """Do all shards that have no receipt. Raises ConfigError if Ray is not installed."""
     try:
         import ray
     except ImportError as error:
@@ -48,12 +48,12 @@ def run_on_ray(shards: Sequence[Shard], out: Path, settings: TokenizeRun, worker
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     actors = min(len(missing), gpus or max(1, cpus // (workers + 1)))
-    # An actor has a working directory of its own.
+    # An actor has its own working directory.
     absolute = {"data": settings.data.model_copy(update={"out": str(out.resolve())})}
     content = settings.model_copy(update=absolute).model_dump(mode="json")
     rows = ray.data.from_items(missing, override_num_blocks=len(missing))
     finished = rows.map(
-        Tokenizer,
+        ShardTokenizer,
         fn_constructor_args=(content, workers),
         num_gpus=1 if gpus else 0,
         num_cpus=min(cpus // actors, workers + 1),

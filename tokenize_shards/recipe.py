@@ -1,4 +1,4 @@
-"""How clips are cut out of videos, as a value: what a decoding worker is told, and part of a token shard's contract."""
+"""How clips are cut out of videos, as a value that decoding workers get and that is part of a token shard's contract."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LONGEST_KEY = 80
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which clip shapes there are, and how a video becomes clips of one of them."""
+    """The clip shapes, and how a video becomes clips of one of them."""
 
     buckets: tuple[ClipShape, ...]
     fit: Fit
     clips_per_video: int
     stride: float | None
-    """Seconds between the starts of clips; None: the clip's length."""
+    """Seconds between the starts of two clips; None: the clip's length."""
     limits: LimitsSection
 
     def described(self) -> dict[str, Any]:
-        """What decides the content of a token shard."""
+        """The part of the settings that decides a token shard's content."""
         clips = {str(number): clip.model_dump(mode="json") for number, clip in enumerate(self.buckets)}
         cut = {"fit": self.fit, "clips_per_video": self.clips_per_video, "stride": self.stride}
         return {"buckets": clips, **cut, "limits": self.limits.model_dump(mode="json")}
@@ -47,7 +47,7 @@ class Decoded:
 
 
 def decode_member(shard: Shard, member: VideoMember, recipe: Recipe) -> Decoded:
-    """One sample of a video shard as clips. Raises VideoError for a bad sample, ShardError where the tar has changed."""
+    """One sample of a video shard as clips. Raises VideoError for a bad sample, ShardError if the tar has changed."""
     name = f"{shard.name}: {member.key}"
     if len(member.key.encode()) > LONGEST_KEY:
         found = f"the key {member.key[:40]}… has {len(member.key.encode())} bytes, at most {LONGEST_KEY}"
@@ -59,7 +59,7 @@ def decode_member(shard: Shard, member: VideoMember, recipe: Recipe) -> Decoded:
 
 
 def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:
-    """Clips of the first bucket that the video fills: nearest shape first, longest first among equals."""
+    """Clips of the first bucket that the video fills; buckets of nearest shape first, among equals the longest first."""
     numbers = list(range(len(recipe.buckets)))
     if len(numbers) > 1:
         numbers.sort(key=_distance(recipe.buckets, upright_aspect(sample.video, name, recipe.limits)))
@@ -79,7 +79,7 @@ def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:
 
 
 def _distance(buckets: tuple[ClipShape, ...], aspect: float) -> Any:
-    """Sort key of buckets for a picture of width : height `aspect`."""
+    """Sort key of buckets for a picture whose width : height is `aspect`."""
 
     def key(number: int) -> tuple[float, float]:
         clip = buckets[number]

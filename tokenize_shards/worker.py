@@ -1,10 +1,10 @@
-"""A decoding worker: reads requests from stdin, writes clips to stdout, and may die of a video without taking anyone along.
+"""A decoding worker: reads requests from stdin and writes clips to stdout. If a video kills it, nothing else dies.
 
     python -m tokenize_shards.worker SECONDS GIB
 
-A message is its length (8 bytes) and a pickle; after a reply the clips' bytes follow as they are. A video that takes
-longer than SECONDS ends the worker by its own alarm clock, even inside the decoder; one that needs more memory than GIB is
-refused it. When the parent is gone, stdin ends, and so does the worker.
+A message is its length (8 bytes) and a pickle; after a reply, the raw bytes of the clips follow. A video that takes longer
+than SECONDS ends the worker by its own alarm, even inside the decoder. One that needs more than GIB of memory does not get
+it. When the parent exits, stdin ends, and so does the worker.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ LENGTH = struct.Struct("<Q")
 
 
 def send(pipe: IO[bytes], message: object) -> None:
+    """Write one message, without flushing."""
     content = pickle.dumps(message)
     pipe.write(LENGTH.pack(len(content)) + content)
 
 
 def receive(pipe: IO[bytes]) -> Any:
-    """The next message; EOFError where the other side is gone."""
+    """The next message. Raises EOFError if the other side is gone."""
     head = pipe.read(LENGTH.size)
     content = pipe.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
     if not content:
@@ -42,19 +43,20 @@ def receive(pipe: IO[bytes]) -> Any:
 
 
 def main(seconds: float, gib: float) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops at a shard's end
+    """Serve with these limits until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops at the end of a shard
     limit = int(gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints goes to the log, not between two messages
+    os.dup2(2, 1)  # prints go to the log, not between two messages
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         serve(requests, replies, seconds)
     os._exit(0)  # nothing is left to flush
 
 
 def serve(requests: IO[bytes], replies: IO[bytes], seconds: float) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until stdin ends."""
     while True:
         request = receive(requests)
         start = time.perf_counter()

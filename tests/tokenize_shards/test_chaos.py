@@ -22,8 +22,8 @@ from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.video.encode import encode_mp4
 from tests.samples import tiny_hierarchy
-from tests.tokenize_shards.conftest import content, words
-from tests.video.test_decode import claiming, mux
+from tests.tokenize_shards.helpers import content, words
+from tests.videos import claiming, mux
 
 SHARDS, PER_SHARD, TASKS, KILLS = 64, 6, 4, 30
 LOST = 3  # this task is killed once, in the middle, and stays dead

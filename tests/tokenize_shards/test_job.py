@@ -25,7 +25,7 @@ from hitvideo.video.encode import encode_mp4
 from hitvideo.video.pixels import to_unit
 from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 from tests.samples import tiny_hierarchy
-from tests.tokenize_shards.conftest import CLIPS, PER_SHARD, content, save_tokenizer, words
+from tests.tokenize_shards.helpers import CLIPS, PER_SHARD, content, save_tokenizer, words
 from tokenize_shards import job
 from tokenize_shards.__main__ import main, which_task
 from tokenize_shards.leases import deal_shards

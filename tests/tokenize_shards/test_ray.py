@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tokenize_shards.conftest import content, words
+from tests.tokenize_shards.helpers import content, words
 from tokenize_shards.__main__ import main
 
 

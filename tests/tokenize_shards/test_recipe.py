@@ -21,7 +21,7 @@ from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import contact_sheet, encode_mp4
 from hitvideo.video.pixels import to_uint8, to_unit
 from hitvideo.video_tokenizer.weights import load_video_tokenizer
-from tests.tokenize_shards.conftest import words
+from tests.tokenize_shards.helpers import words
 from tokenize_shards.__main__ import main
 from tokenize_shards.encoder import DeviceTokenizer, bit_agreement, golden_clip
 from tokenize_shards.recipe import Recipe, decode_member

@@ -17,17 +17,10 @@ from hitvideo.video.decode import VideoError, decode_clip, probe
 from hitvideo.video.encode import contact_sheet, encode_mp4, write_mp4
 from hitvideo.video.pixels import to_uint8, to_unit
 from tests.conftest import CLIPS
+from tests.videos import TICK, claiming, mux, numbered
 
 ODD = CLIPS / "odd"
 LIMITS = LimitsSection()
-TICK = Fraction(1, 90000)
-
-
-def numbered(number: int, height: int = 64, width: int = 64) -> np.ndarray:
-    """A frame whose ten vertical bars are the bits of its number."""
-    bits = [(number >> bit) & 1 for bit in range(10)]
-    row = np.repeat(bits, -(-width // 10))[:width] * 255
-    return np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8)
 
 
 def number_of(pixels: np.ndarray) -> int:
@@ -35,22 +28,6 @@ def number_of(pixels: np.ndarray) -> int:
     step = -(-width // 10)
     centres = [min(width - 1, bit * step + step // 2) for bit in range(10)]
     return sum(1 << bit for bit, at in enumerate(centres) if pixels[pixels.shape[0] // 2, at].mean() > 127)
-
-
-def mux(seconds: list[float], codec: str = "libx264", container: str = "mp4", size: int = 64, tick: Fraction = TICK) -> bytes:
-    """A file whose k-th frame shows the number k, from seconds[k] on."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=30, options={"crf": "10"} if codec == "libx264" else {})
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = tick
-        for number, at in enumerate(seconds):
-            frame = av.VideoFrame.from_ndarray(numbered(number, size, size), format="rgb24")
-            frame.pts, frame.time_base = round(at / tick), tick
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 def clip(frames: int, fps: float = 8, size: int = 64) -> ClipShape:
@@ -166,14 +143,6 @@ def test_empty_missing_and_sound_only(tmp_path: Path) -> None:
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     assert refused(buffer.getvalue(), clip(1)).reason == "no_video"
-
-
-def claiming(width: int) -> bytes:
-    """A tiny file that claims to be `width` pixels square: FFV1 takes its frame size from the Matroska header."""
-    source = mux([0, 0.1], codec="ffv1", container="matroska", size=300)
-    for tag in (b"\xb0\x82", b"\xba\x82"):
-        source = source.replace(tag + (300).to_bytes(2, "big"), tag + width.to_bytes(2, "big"))
-    return source
 
 
 def test_limits_are_known_from_the_header() -> None:
