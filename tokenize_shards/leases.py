@@ -41,7 +41,7 @@ class Leases:
         self.folder = out / ".leases"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds = seconds
-        self._clock = self.folder / f"clock.{process_name()}"  # gives the file system's own time, because machines' clocks differ
+        self._clock = self.folder / f"clock.{process_name()}"  # the file system's own time; machines' clocks differ
         self._held: set[Path] = set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)

@@ -26,7 +26,7 @@ _PATIENCE_SECONDS = 30.0
 
 
 def tracking_uri(section: TrackingSection, root: Path) -> str:
-    """The configured store, else MLFLOW_TRACKING_URI, else a sqlite file beside the runs."""
+    """The configured store, else MLFLOW_TRACKING_URI, else a sqlite file next to the runs."""
     return section.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
