@@ -10,13 +10,15 @@ This file parses the command line; the modules next to it do what the commands s
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hitvideo.commands import datasets, evaluation, generation, looking, planning
 from hitvideo.commands.common import add_generator_options
-from hitvideo.runs.program import guarded, show_log
+from hitvideo.runs.program import EXIT_DONE, guarded, show_log
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int | None:
     words = parsed(arguments)
     show_log()
-    code: int | None = words.command(words)
+    try:
+        code: int | None = words.command(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     return code
 
 

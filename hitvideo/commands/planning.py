@@ -39,25 +39,25 @@ def _find(word: str) -> None:
             print(f"  {key.dotted}  (default {key.default})\n      {key.doc}")
 
 
-def _derived(run: Any) -> dict[str, Any]:
+def _derived(settings: Any) -> dict[str, Any]:
     from hitvideo.settings import programs
 
-    if isinstance(run, programs.TokenizeRun):
+    if isinstance(settings, programs.TokenizeRun):
         return {"clip and hierarchy": "those of video_tokenizer.weights"}
-    extent = run.clip.extent
+    extent = settings.clip.extent
     figures: dict[str, Any] = {
-        "grids": [tuple(grid) for grid in run.hierarchy.grids(extent)],
-        "tokens per clip": run.hierarchy.tokens(extent),
-        "bits per pixel": round(run.hierarchy.bits_per_pixel, 6),
-        "compression": round(run.hierarchy.compression, 1),
+        "grids": [tuple(grid) for grid in settings.hierarchy.grids(extent)],
+        "tokens per clip": settings.hierarchy.tokens(extent),
+        "bits per pixel": round(settings.hierarchy.bits_per_pixel, 6),
+        "compression": round(settings.hierarchy.compression, 1),
     }
-    if isinstance(run, programs.PretrainRun):
+    if isinstance(settings, programs.PretrainRun):
         from hitvideo.planning.flops import meta_model
 
-        model = meta_model(run)
-        ranks = run.cluster.nodes * run.cluster.devices_per_node // (run.parallel.tensor * run.parallel.context)
+        model, cluster, parallel = meta_model(settings), settings.cluster, settings.parallel
+        ranks = max(cluster.nodes * cluster.devices_per_node // (parallel.tensor * parallel.context), 1)
         figures |= {"sequence length": model.layout.length, "parameters": sum(p.numel() for p in model.parameters())}
-        figures |= {"gradient accumulation": f"{run.train.accumulation(max(ranks, 1))} on {max(ranks, 1)} data-parallel ranks"}
+        figures |= {"gradient accumulation": f"{settings.train.accumulation(ranks)} on {ranks} data-parallel ranks"}
     return figures
 
 
@@ -68,10 +68,10 @@ def show_plan(words: argparse.Namespace) -> None:
     from hitvideo.planning.video_tokenizer import plan_video_tokenizer
     from hitvideo.settings import programs
 
-    run = programs.load_settings(words.file, words.override)
-    if isinstance(run, programs.TokenizeRun):
+    settings = programs.load_settings(words.file, words.override)
+    if isinstance(settings, programs.TokenizeRun):
         raise ConfigError(f"{words.file}: there is nothing to plan for tokenize_shards; give a run that trains")
-    plan = plan_language_model(run) if isinstance(run, programs.PretrainRun) else plan_video_tokenizer(run)
+    plan = plan_language_model(settings) if isinstance(settings, programs.PretrainRun) else plan_video_tokenizer(settings)
     figures = asdict(plan)
     if words.json:
         print(json.dumps(figures))
