@@ -6,7 +6,7 @@
 
 launch() {
   local module=$1 nodes=$((SLURM_JOB_NUM_NODES - ${SPARES:-0})) run bad code asked=0 fit step
-  set -- "$2" cluster.nodes="$nodes" cluster.devices_per_node="$PER_NODE" "${@:3}"   # what the allocation knows is not said twice
+  set -- "$2" cluster.nodes="$nodes" cluster.devices_per_node="$PER_NODE" "${@:3}"   # what the allocation knows is not repeated
   run=$(python -m hitvideo.cluster.attempt begin "$@") || exit $?
   [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
   export HITVIDEO_FAULTS=$run/attempts/$HITVIDEO_ATTEMPT
@@ -16,7 +16,7 @@ launch() {
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --cpus-per-task="$CPUS" --output="$LOGS/%x-%j-r$RESTARTS-preflight.log" \
     timeout 120 python -m hitvideo.cluster.preflight "$HITVIDEO_FAULTS" "$PER_NODE"
-  [ $asked = 1 ] && settle 0                                  # told to stop before anything began
+  [ $asked = 1 ] && settle 0                                  # asked to stop before anything began
   bad=$(python -m hitvideo.cluster.attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}")
   mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(tr ',' '\n' <<< "$bad") | head -n "$nodes")
   [ "${#fit[@]}" -lt "$nodes" ] && { echo "too few fit nodes: requeued without $bad"; again "$bad"; }
