@@ -55,14 +55,14 @@ RENAMED = {("video",): ("clip",), ("data", "block"): ("data", "read_together")}
 """Former keys and their new names. Both are accepted, in files and on the command line."""
 
 
-def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+def _renamed(content: dict[str, Any], source: str) -> dict[str, Any]:
     for (*old_parents, old), (*_, new) in RENAMED.items():
         section: Any = content
         for parent in old_parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if isinstance(section, dict) and old in section:
             if new in section:
-                raise ConfigError(f"'{old}' is the old name of '{new}'; keep only '{new}'")
+                raise ConfigError(f"{source}: '{old}' is the old name of '{new}'; keep only '{new}'")
             section[new] = section.pop(old)
     return content
 
@@ -90,7 +90,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config must be a mapping of keys, but this file contains a {type(content).__name__}")
-    return _renamed(content)
+    return _renamed(content, str(path))
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         nested: Any = parse_value(text)
         for part in reversed(dotted.split(".")):
             nested = {part: nested}
-        result = merge(result, _renamed(nested))
+        result = merge(result, _renamed(nested, word))
     return result
 
 

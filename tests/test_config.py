@@ -285,3 +285,13 @@ def test_the_yaml_of_a_run_is_plain() -> None:
     """Any YAML reader gives the same content back, because there are no tags or anchors."""
     run = programs.load_settings(TINY)
     assert yaml.safe_load(config.to_yaml(run)) == run.model_dump(mode="json")
+
+
+def test_keys_of_older_files_are_still_read(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.yaml", "video: {frames: 8}\ndata: {block: 4}\n")
+    new = {"clip": {"frames": 8, "fps": 4}, "data": {"read_together": 4}}
+    assert config.apply_overrides(config.resolve(old), ["video.fps=4"]) == new
+    assert config.apply_overrides(config.resolve(old), ["clip.fps=4", "data.block=4"]) == new
+    both = write(tmp_path / "both.yaml", "video: {frames: 8}\nclip: {frames: 8}\n")
+    with pytest.raises(ConfigError, match=r"both\.yaml.*'video'.*'clip'"):
+        config.resolve(both)
