@@ -1,4 +1,4 @@
-"""The contract of an output directory: what decides the content of all its token shards."""
+"""The contract of an output directory: the settings that decide the content of all its token shards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CONTRACT = "contract.json"
 
 
 def settle_contract(out: Path, device_tokenizer: DeviceTokenizer) -> None:
-    """Write the contract if this task is the first; otherwise compare with it.
+    """Write the contract if this task is the first; otherwise compare this task's contract with it.
 
-    Raises ConfigError if `out` holds token shards of another tokenizer, other clips or limits.
+    Raises ConfigError if `out` holds token shards of another video tokenizer, other clips or other limits.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / CONTRACT
@@ -33,8 +33,8 @@ def settle_contract(out: Path, device_tokenizer: DeviceTokenizer) -> None:
         if found["contract"] != device_tokenizer.contract:
             keys = [key for key in content if content[key] != found.get(key) and key != "contract"]
             raise ConfigError(
-                f"{out} was made with another tokenizer, clip or limits ({', '.join(keys)} differ: contract "
-                f"{found['contract']}, now {device_tokenizer.contract}); name an empty data.out, or remove the old shards"
+                f"data.out {out} was made with other settings: {', '.join(keys)} (contract {found['contract']}, now "
+                f"{device_tokenizer.contract}); set data.out to an empty directory, or delete the old shards"
             ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A pool of decoding processes. A video that hangs or kills its process loses one sample; the process is replaced."""
+"""A pool of decoding processes. If a video hangs or crashes its process, only that sample is lost; the pool restarts it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tokenize_shards.recipe import Decoded, Recipe, decode_member
 from tokenize_shards.worker import receive, send
 
 _PIPE_BYTES = 1 << 20
-_ATTEMPTS = 2  # a worker may be killed by something other than its video
+_ATTEMPTS = 2  # something other than its video may have killed a worker
 
 Work = tuple[Shard, VideoMember, Recipe]
 
 
 class DecodingPool:
-    """Decodes videos into futures of clips; use as a context manager. With 0 workers it decodes in this process."""
+    """Decodes videos into futures of clips. Use it as a context manager. With 0 workers it decodes in this process."""
 
     def __init__(self, workers: int, seconds: float, gib: float) -> None:
         self.workers = workers
         self.seconds = 0.0
-        """Time spent decoding, summed over all workers."""
+        """Seconds spent decoding, summed over all workers."""
         self._seconds, self._gib = seconds, gib
         self._queue: queue.Queue[tuple[Future[Decoded], Work] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
@@ -44,7 +44,7 @@ class DecodingPool:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        with contextlib.suppress(queue.Empty):  # work that nobody waits for any more
+        with contextlib.suppress(queue.Empty):  # nobody waits for this work any longer
             while waiting := self._queue.get_nowait():
                 waiting[0].cancel()
         for _ in self._threads:
@@ -53,7 +53,7 @@ class DecodingPool:
             thread.join()
 
     def submit(self, *work: Any) -> Future[Decoded]:
-        """(shard, member, recipe) → Decoded; its exception is a VideoError or a ShardError."""
+        """Queue (shard, member, recipe); the future gives Decoded, or raises VideoError or ShardError."""
         future: Future[Decoded] = Future()
         if self.workers:
             self._queue.put((future, work))
@@ -62,7 +62,7 @@ class DecodingPool:
         return future
 
     def _serve(self) -> None:
-        """Hand one video after another to a worker; one thread per worker."""
+        """Send one video after another to a worker. Each worker has one such thread."""
         worker = _Worker(self._seconds, self._gib)
         while waiting := self._queue.get():
             future, work = waiting
@@ -76,15 +76,15 @@ class DecodingPool:
 
 
 class _Worker:
-    """One process, started when there is work and started again after it died."""
+    """One process, started at the first request and restarted after it dies."""
 
     def __init__(self, seconds: float, gib: float) -> None:
         self._command = [sys.executable, "-m", "tokenize_shards.worker", str(seconds), str(gib)]
-        self._limits = f"{seconds:g} s of time and {gib:g} GiB of memory"
+        self._limits = f"data.decode_seconds {seconds:g} and data.decode_gib {gib:g}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, work: Work) -> tuple[float, Decoded | Exception]:
-        """Seconds spent, and the clips or the error."""
+        """Return the seconds spent, and the clips or the error."""
         name, code = f"{work[0].name}: {work[1].key}", 0
         for _ in range(_ATTEMPTS):
             process = self._process = self._process or self._start()
@@ -93,15 +93,15 @@ class _Worker:
             except (EOFError, OSError):
                 code, self._process = process.wait(), None
             if code == -signal.SIGALRM:
-                return 0.0, VideoError("time_limit", f"{name}: not decoded within the worker's {self._limits}")
-        return 0.0, VideoError("crashed", f"{name}: its decoding worker died with code {code}, within {self._limits}")
+                return 0.0, VideoError("time_limit", f"{name}: not decoded within the limits {self._limits}")
+        return 0.0, VideoError("crashed", f"{name}: its decoding worker died with code {code}; limits {self._limits}")
 
     def close(self) -> None:
         if self._process:
-            self._process.communicate()  # closes stdin, which ends it, and waits
+            self._process.communicate()  # closes stdin, which ends the worker, and waits for it
 
     def _start(self) -> subprocess.Popen[bytes]:
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # more would only reserve memory
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # more threads only reserve memory
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environment = {**os.environ, **one_thread, "PYTHONPATH": paths}
         pipe = subprocess.PIPE

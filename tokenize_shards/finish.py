@@ -1,4 +1,4 @@
-"""The end of a job: the manifest, once every shard has its receipt."""
+"""The last step of a job: writing the manifest once every shard has a receipt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def finish(out: Path, shards: Sequence[Shard], device_tokenizer: DeviceTokenizer, stale_seconds: float) -> str:
-    """Write the manifest if every shard has its receipt; every task that finds this writes the same one.
+    """Write the manifest if every shard has a receipt, and return one line to print.
 
-    Returns one line to print.
+    Every task that finds all receipts writes the same manifest.
     """
     receipts = [receipt for shard in shards if (receipt := read_receipt(out, shard.stem))]
     if len(receipts) < len(shards):
-        return f"{len(receipts)} of {len(shards)} shards done; the manifest is written when the last task ends"
+        return f"{len(receipts)} of {len(shards)} shards done; the last task to end writes the manifest"
     with locked(out / ".lock"):
         path = write_manifest(out, receipts, device_tokenizer.described())
         remove_leftovers(out, stale_seconds)
@@ -34,7 +34,7 @@ def finish(out: Path, shards: Sequence[Shard], device_tokenizer: DeviceTokenizer
 
 
 def remove_leftovers(out: Path, stale_seconds: float) -> None:
-    """Delete temporary files of killed attempts: on this host if the process is gone, on others if they are stale."""
+    """Delete temporary files of killed attempts: if the process on this host is gone, or the file is stale."""
     now = time.time()
     for path in out.glob(".*.*"):
         host, _, pid = path.name.rpartition(".")[2].rpartition("-")

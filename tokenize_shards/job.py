@@ -1,8 +1,8 @@
-"""One video shard → one token shard, and the pipeline that keeps decoders and device busy.
+"""The pipeline from video shards to token shards, which keeps the decoders and the device busy.
 
-Every sample of a video shard becomes clips in the token shard or a reject with a reason; the counts in the receipt add up.
-The bytes do not depend on the task, on earlier shards, on time or on the number of workers. (Batches never mix shards, so
-that the arithmetic of a shard is always the same.)
+Each sample of a video shard becomes either clips in the token shard or a reject with a reason. The receipt's counts add up.
+The output bytes do not depend on the task, earlier shards, time or the number of workers, because a batch never mixes
+shards: the arithmetic of a shard is always the same.
 
     shards ─▶ members ─▶ decoding pool, some ahead ─▶ batches by bucket ─▶ device tokenizer ─▶ commit, in its own thread
 """
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Stages:
-    """Where the time goes: seconds of this process, and counts."""
+    """Seconds that this process spent in each stage, and counts."""
 
     scan: float = 0.0
     wait: float = 0.0
-    """Waiting for a decoder: then decoding is the bottleneck."""
+    """Seconds spent waiting for decoders; if this is large, decoding is the bottleneck."""
     encode: float = 0.0
     commit: float = 0.0
-    """Time of the thread that writes."""
+    """Seconds spent by the writing thread."""
     frames: int = 0
     clips: int = 0
     rejects: int = 0
@@ -57,10 +57,10 @@ class ShardWork:
     samples: list[TokenSample] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
     tokenized: int = 0
-    """How many videos gave clips."""
+    """The number of videos that gave clips."""
     keys: set[str] = field(default_factory=set)
     batches: dict[int, list[tuple[TokenSample, Frames]]] = field(default_factory=dict)
-    """Bucket → clips that are decoded but not encoded yet."""
+    """Clips that are decoded but not yet encoded, by bucket."""
     encoded: tuple[list[TokenSample], list[Tensor]] | None = None
     """The batch whose codes are still on the device."""
 
@@ -83,23 +83,23 @@ class EndOfShard(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """The caller wants every commit in progress finished."""
+    """The caller wants all work in progress committed."""
 
 
 class Pipeline:
-    """Runs shards through the pool and the device tokenizer; its state is the work in progress."""
+    """Runs shards through the pool and the device tokenizer, and holds the work in progress."""
 
     def __init__(self, device_tokenizer: DeviceTokenizer, pool: DecodingPool, out: Path, replace: bool = False) -> None:
-        """`replace`: commit over an existing receipt."""
+        """With `replace`, a commit overwrites an existing receipt."""
         self.device_tokenizer, self.pool, self.out, self.replace = device_tokenizer, pool, out, replace
         self.batch = device_tokenizer.settings.data.batch
         self.ahead = 2 * self.batch + pool.workers
         self.stages = Stages()
 
     def __call__(self, shards: Iterable[Shard | None], progress: Callable[[int], object]) -> Iterator[Shard]:
-        """Tokenize shards and yield each once it is committed; a None among them asks for everything in progress.
+        """Tokenize shards and yield each one once it is committed. A None in `shards` commits all work in progress.
 
-        `progress` is called with the bytes of video done since its last call.
+        Calls `progress` with the bytes of video done since the last call.
         """
         with ThreadPoolExecutor(1, "commit") as writer:
             commits: deque[Future[Shard]] = deque()
@@ -110,7 +110,7 @@ class Pipeline:
                 elif isinstance(event, EndOfShard):
                     self._finish(event.work)
                     commits.append(writer.submit(self._commit, event.work))
-                    if len(commits) > 1:  # one is being written while the next is encoded
+                    if len(commits) > 1:  # write one shard while the next is encoded
                         yield commits.popleft().result()
                 else:
                     while commits:
@@ -119,7 +119,7 @@ class Pipeline:
                 yield commits.popleft().result()
 
     def _decoding(self, shards: Iterable[Shard | None]) -> Iterator[Video | EndOfShard | Flush]:
-        """Videos in order, with `ahead` of them submitted to the pool in advance; what ends a shard, and what asks to flush."""
+        """Yield videos in order, with `ahead` of them already submitted to the pool, plus shard ends and flush requests."""
         waiting: deque[Video | EndOfShard] = deque()
         for shard in shards:
             if shard is None:
@@ -161,8 +161,8 @@ class Pipeline:
             self.stages.wait += time.perf_counter() - start
         several = self.device_tokenizer.recipe.clips_per_video > 1
         keys = [f"{member.key}@{number:03d}" if several else member.key for number in range(len(decoded.clips))]
-        if work.keys & set(keys):  # a video may have the name of another one's second clip
-            work.reject(member.key, "duplicate", f"{work.shard.name}: {member.key}: a clip of this name exists already")
+        if work.keys & set(keys):  # a video's key may equal the key of another video's second clip
+            work.reject(member.key, "duplicate", f"{work.shard.name}: {member.key}: another clip already has this key")
             return
         work.keys |= set(keys)
         work.tokenized += 1
@@ -173,7 +173,7 @@ class Pipeline:
                 self._encode(work, waiting)
 
     def _encode(self, work: ShardWork, waiting: list[tuple[TokenSample, Frames]]) -> None:
-        """Queue a batch on the device, then fetch the codes of the previous one."""
+        """Queue a batch on the device, then fetch the codes of the previous batch."""
         start = time.perf_counter()
         samples, clips = zip(*waiting, strict=True)
         waiting.clear()
@@ -211,12 +211,12 @@ class Pipeline:
 
 
 def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
-    """The receipt of a shard. Raises ShardError if a sample is lost or doubled."""
+    """Return the receipt of a shard. Raises ShardError if a sample is lost or duplicated."""
     found = len(work.listing.samples) + len(work.listing.bad) + bool(work.listing.truncated)
     if work.tokenized + len(work.rejects) != found or work.keys != {sample.key for sample in work.samples}:
         raise ShardError(
-            f"{work.shard}: {found} samples found, {work.tokenized} tokenized and {len(work.rejects)} rejected, "
-            f"{len(work.samples)} clips of {len(work.keys)} keys: samples are lost or doubled"
+            f"{work.shard}: samples are lost or duplicated: {found} found, {work.tokenized} tokenized, {len(work.rejects)} "
+            f"rejected; {len(work.samples)} clips with {len(work.keys)} keys"
         )
     return {
         "stem": work.shard.stem,
@@ -231,5 +231,5 @@ def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
 
 
 def tokenize_shard(shard: Shard, out: Path, device_tokenizer: DeviceTokenizer, pool: DecodingPool) -> None:
-    """Tokenize one video shard and commit it, unless another task has committed it first."""
+    """Tokenize one video shard and commit it, unless another task committed it first."""
     list(Pipeline(device_tokenizer, pool, out)([shard], lambda _: None))

@@ -1,4 +1,4 @@
-"""Rates of one task, for its progress bar, MLflow and its last line."""
+"""Rates and times of one task, for its progress bar, MLflow and its last log line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOG_SECONDS = 10.0
 
 
 class TaskMeter:
-    """Rates and times, from the pipeline's stages."""
+    """Computes rates and times from the pipeline's stages."""
 
     def __init__(self, stages: Stages, pool: DecodingPool, name: str) -> None:
         self.stages, self.pool, self.name = stages, pool, name
@@ -25,7 +25,7 @@ class TaskMeter:
         return f"{self.frames_per_s:.0f} frames/s, {self.stages.rejects} rejected"
 
     def row(self) -> dict[str, float]:
-        """A row for MLflow, with the task's name before each metric."""
+        """Return a row for MLflow, with the task's name before each metric."""
         stages = self.stages
         row = {"frames_per_s": self.frames_per_s, "clips": stages.clips, "rejected": stages.rejects}
         row |= {"decode_s": self.pool.seconds, "wait_s": stages.wait, "encode_s": stages.encode, "commit_s": stages.commit}
@@ -40,9 +40,9 @@ class TaskMeter:
 
     def summary(self) -> str:
         stages, elapsed = self.stages, time.monotonic() - self.start
-        binds = "decoding" if stages.wait > stages.encode else "encoding"
+        bottleneck = "decoding" if stages.wait > stages.encode else "encoding"
         return (
             f"{stages.clips} clips, {stages.rejects} rejected, {elapsed:.1f} s, {self.frames_per_s:.0f} frames/s; seconds: "
-            f"decode {self.pool.seconds:.1f} over {self.pool.workers or 1} worker(s), waiting for it {stages.wait:.1f}, "
-            f"encode {stages.encode:.1f}, commit {stages.commit:.1f}: {binds} binds"
+            f"decode {self.pool.seconds:.1f} over {self.pool.workers or 1} worker(s), wait for decoders {stages.wait:.1f}, "
+            f"encode {stages.encode:.1f}, commit {stages.commit:.1f}; bottleneck: {bottleneck}"
         )

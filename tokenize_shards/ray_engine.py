@@ -1,7 +1,7 @@
-"""The job on a Ray cluster: Ray Data maps shards to actors, each with its own tokenizer and decoders.
+"""The Ray engine of the job: Ray Data maps shards to actors, each with its own video tokenizer and decoders.
 
-The cluster is the one at RAY_ADDRESS, else one on this machine. An actor has a GPU if the cluster has any. Ray restarts what
-fails; work that is done twice is committed once, and running the same command again does what is missing.
+It uses the cluster at RAY_ADDRESS, or starts one on this machine. Each actor gets a GPU if the cluster has any. Ray restarts
+failed work. A shard that is done twice is committed once. To do missing shards, run the same command again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenize_shards.leases import done
 
 
 class ShardTokenizer:
-    """An actor that loads the video tokenizer once and then does one shard after another."""
+    """An actor that loads the video tokenizer once, then tokenizes one shard after another."""
 
     def __init__(self, settings: dict[str, Any], workers: int) -> None:
         resolved = TokenizeRun(**settings)
@@ -36,11 +36,11 @@ class ShardTokenizer:
 
 
 def run_on_ray(shards: Sequence[Shard], out: Path, settings: TokenizeRun, workers: int) -> None:
-    """Do all shards that have no receipt. Raises ConfigError if Ray is not installed."""
+    """Tokenize all shards that have no receipt. Raises ConfigError if Ray is not installed."""
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--engine ray needs Ray Data: pip install 'hitvideo[ray]', or leave the option out") from error
+        raise ConfigError("--engine ray needs Ray Data: run pip install 'hitvideo[ray]', or omit --engine") from error
     missing = [{"shard": shard} for shard in shards if not done(out, shard.stem)]
     if not missing:
         return
@@ -48,7 +48,7 @@ def run_on_ray(shards: Sequence[Shard], out: Path, settings: TokenizeRun, worker
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     actors = min(len(missing), gpus or max(1, cpus // (workers + 1)))
-    # An actor has its own working directory.
+    # An actor has its own working directory, so a relative path would not do.
     absolute = {"data": settings.data.model_copy(update={"out": str(out.resolve())})}
     content = settings.model_copy(update=absolute).model_dump(mode="json")
     rows = ray.data.from_items(missing, override_num_blocks=len(missing))

@@ -1,4 +1,4 @@
-"""How clips are cut out of videos, as a value that decoding workers get and that is part of a token shard's contract."""
+"""The recipe for cutting clips from videos. Decoding workers receive it, and a token shard's contract contains it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import Fit, decode_clips, upright_aspect
 from hitvideo.video.pixels import Frames
 
-# With its extension a key has to fit the 100 bytes of a plain tar header.
+# A key plus its extension must fit the 100-byte name field of a plain tar header.
 LONGEST_KEY = 80
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The clip shapes, and how a video becomes clips of one of them."""
+    """The clip shapes (buckets), and how a video becomes clips of one of them."""
 
     buckets: tuple[ClipShape, ...]
     fit: Fit
     clips_per_video: int
     stride: float | None
-    """Seconds between the starts of two clips; None: the clip's length."""
+    """Seconds between the starts of consecutive clips. None means the length of a clip."""
     limits: LimitsSection
 
     def described(self) -> dict[str, Any]:
-        """The part of the settings that decides a token shard's content."""
+        """Return the settings of the recipe that decide a token shard's content."""
         clips = {str(number): clip.model_dump(mode="json") for number, clip in enumerate(self.buckets)}
         cut = {"fit": self.fit, "clips_per_video": self.clips_per_video, "stride": self.stride}
         return {"buckets": clips, **cut, "limits": self.limits.model_dump(mode="json")}
@@ -38,7 +38,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The clips of one video, all of one bucket."""
+    """The clips of one video, all from one bucket."""
 
     caption: str
     metadata: dict[str, Any]
@@ -47,10 +47,10 @@ class Decoded:
 
 
 def decode_member(shard: Shard, member: VideoMember, recipe: Recipe) -> Decoded:
-    """One sample of a video shard as clips. Raises VideoError for a bad sample, ShardError if the tar has changed."""
+    """Cut a sample of a video shard into clips. Raises VideoError if the sample is bad, ShardError if the tar has changed."""
     name = f"{shard.name}: {member.key}"
     if len(member.key.encode()) > LONGEST_KEY:
-        found = f"the key {member.key[:40]}… has {len(member.key.encode())} bytes, at most {LONGEST_KEY}"
+        found = f"the key {member.key[:40]}… has {len(member.key.encode())} bytes; the limit is {LONGEST_KEY}"
         raise VideoError("long_key", f"{shard.name}: {found}")
     sample = read(shard, member)
     bucket, clips = _cut(sample, recipe, name)
@@ -59,7 +59,7 @@ def decode_member(shard: Shard, member: VideoMember, recipe: Recipe) -> Decoded:
 
 
 def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:
-    """Clips of the first bucket that the video fills; buckets of nearest shape first, among equals the longest first."""
+    """Return the bucket that fits the video best and its clips: nearest aspect ratio, then the longest that it can fill."""
     numbers = list(range(len(recipe.buckets)))
     if len(numbers) > 1:
         numbers.sort(key=_distance(recipe.buckets, upright_aspect(sample.video, name, recipe.limits)))
@@ -79,7 +79,7 @@ def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:
 
 
 def _distance(buckets: tuple[ClipShape, ...], aspect: float) -> Any:
-    """Sort key of buckets for a picture whose width : height is `aspect`."""
+    """Return a sort key that puts the buckets nearest to the aspect ratio (width / height) first, longest first."""
 
     def key(number: int) -> tuple[float, float]:
         clip = buckets[number]

@@ -1,10 +1,10 @@
-"""A decoding worker: reads requests from stdin and writes clips to stdout. If a video kills it, nothing else dies.
+"""A decoding worker process: reads requests from stdin, writes clips to stdout. A video can crash only its own worker.
 
     python -m tokenize_shards.worker SECONDS GIB
 
-A message is its length (8 bytes) and a pickle; after a reply, the raw bytes of the clips follow. A video that takes longer
-than SECONDS ends the worker by its own alarm, even inside the decoder. One that needs more than GIB of memory does not get
-it. When the parent exits, stdin ends, and so does the worker.
+A message is an 8-byte length and a pickle. The raw bytes of the clips follow a successful reply. If a video takes longer
+than SECONDS, the worker's alarm ends it, even inside the decoder. Allocations beyond GIB of memory fail. The worker exits
+when its parent does, because stdin ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def send(pipe: IO[bytes], message: object) -> None:
 
 
 def receive(pipe: IO[bytes]) -> Any:
-    """The next message. Raises EOFError if the other side is gone."""
+    """Read the next message. Raises EOFError if the other side is gone."""
     head = pipe.read(LENGTH.size)
     content = pipe.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
     if not content:
@@ -43,13 +43,13 @@ def receive(pipe: IO[bytes]) -> Any:
 
 
 def main(seconds: float, gib: float) -> None:
-    """Serve with these limits until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops at the end of a shard
+    """Answer requests within these limits until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops at the end of a shard
     limit = int(gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # prints go to the log, not between two messages
+    os.dup2(2, 1)  # prints must go to the log, not between two messages
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         serve(requests, replies, seconds)
     os._exit(0)  # nothing is left to flush

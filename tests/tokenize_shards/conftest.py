@@ -1,4 +1,4 @@
-"""A small untrained tokenizer, small videos, and what the job wrote for them."""
+"""Fixtures: a small untrained video tokenizer and small videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Four tasks, thirty kills at random moments, one task never started again: nothing lost, nothing twice, the same bytes."""
+"""Four tasks are killed thirty times, and one is never restarted: no sample is lost or duplicated, and the bytes match."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.tokenize_shards.helpers import content, words
 from tests.videos import claiming, mux
 
 SHARDS, PER_SHARD, TASKS, KILLS = 64, 6, 4, 30
-LOST = 3  # this task is killed once, in the middle, and stays dead
+LOST = 3  # after KILLS // 3 kills this task is killed for good
 
 
 def planted(good: bytes) -> dict[str, tuple[bytes, str]]:
-    """Bad files by key, with the reason each must be rejected for."""
+    """Return bad files by key, each with the reason for its reject."""
     return {
         "bad-truncated": (good[: len(good) // 2], "corrupt"),
         "bad-zero": (b"", "empty"),
-        "bad-text": (b"a text by the name of a video\n" * 30, "corrupt"),
+        "bad-text": (b"a text named like a video\n" * 30, "corrupt"),
         "bad-one-frame": (encode_mp4(np.zeros((1, 32, 32, 3), np.uint8), 8), "too_short"),
         "bad-ten-hours": (mux([0, 1, 36000], tick=Fraction(1, 30)), "too_long"),
         "bad-30k": (claiming(30_000), "corrupt"),
@@ -44,7 +44,7 @@ def planted(good: bytes) -> dict[str, tuple[bytes, str]]:
 
 
 def make_videos(out: Path) -> dict[tuple[str, str], str]:
-    """64 shards: eight with a planted file, one with a key twice, one cut in the middle; returns the rejects to expect."""
+    """Write 64 shards: eight with a planted file, one with a duplicate key, one truncated. Returns the expected rejects."""
     write_moving_shapes(out, SHARDS * PER_SHARD, 1, tiny_hierarchy()[1], "mixed", PER_SHARD)
     shards = list_shards(str(out))
     expected = {}
@@ -57,7 +57,7 @@ def make_videos(out: Path) -> dict[tuple[str, str], str]:
     assert isinstance(twice, Path)
     assert isinstance(cut, Path)
     key = scan(twice).samples[0].key
-    append(twice, key, b"another of this name")
+    append(twice, key, b"another with this key")
     expected[twice.stem, key] = "duplicate"
     cut.write_bytes(cut.read_bytes()[: scan(cut).samples[3].video.offset + 99])
     expected[cut.stem, ""] = "truncated"
@@ -106,7 +106,7 @@ def test_thirty_kills(weights: Path, tmp_path: Path) -> None:
     running = {task: start(task) for task in range(TASKS)}
     deadline = time.monotonic() + 200
     while any(process.is_alive() for process in running.values()):
-        assert time.monotonic() < deadline, "the job does not end"
+        assert time.monotonic() < deadline, "the job did not end"
         time.sleep(rng.uniform(0.05, 0.3))
         for task, process in list(running.items()):
             if not process.is_alive():
@@ -129,7 +129,7 @@ def test_thirty_kills(weights: Path, tmp_path: Path) -> None:
 
     manifest = json.loads((out / "manifest.json").read_text())
     found = scan_all(videos)
-    good = found - len(expected) + 1  # the cut shard's reject stands for what was cut away
+    good = found - len(expected) + 1  # the truncated shard's one reject covers everything cut off
     assert (manifest["samples_in"], manifest["samples_out"], manifest["rejected"]) == (found + 1, good, len(expected))
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     assert {(reject["stem"], reject["key"]): reject["reason"] for reject in rejects} == expected
@@ -140,6 +140,6 @@ def test_thirty_kills(weights: Path, tmp_path: Path) -> None:
 
 
 def scan_all(videos: Path) -> int:
-    """Samples that are there to be found, good and bad."""
+    """Return the number of samples in the shards, good and bad."""
     listings = [scan(shard) for shard in list_shards(str(videos))]
     return sum(len(listing.samples) + len(listing.bad) for listing in listings)

@@ -1,4 +1,4 @@
-"""Who does which shard; a lease is one task's, until it is silent for too long."""
+"""Leases: a shard belongs to one task until that task is silent for too long."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     with Leases(tmp_path, 100) as one, Leases(tmp_path, 100) as other:
         assert one.take("a")
         assert not other.take("a")
-        assert not one.take("a"), "it is on its way already"
+        assert not one.take("a"), "this task already holds it"
         assert other.take("b")
         one.release("a")
         assert other.take("a")
     assert not (tmp_path / ".leases").exists()
 
 
-def test_the_silent_are_taken_for_dead(tmp_path: Path) -> None:
+def test_a_stale_lease_is_taken_over(tmp_path: Path) -> None:
     with Leases(tmp_path, 0.4) as alive, Leases(tmp_path, 0.4) as other:
         (alive.folder / "dead.lease").touch()
         assert alive.take("mine")
         assert not other.take("dead")
         time.sleep(0.7)
         assert other.take("dead")
-        assert not other.take("mine"), "its owner is still heard of"
+        assert not other.take("mine"), "its owner is alive"
 
 
 def test_claims(tmp_path: Path) -> None:
-    """Mine first, then the others'; what a live task holds is waited for, and done when that task dies."""
+    """A task does its own shards, then the others'. It waits for shards that live tasks hold, and does them if a task dies."""
     shards = [tmp_path / f"{k}.tar" for k in range(5)]
 
     def finish(stem: str) -> None:
@@ -50,7 +50,7 @@ def test_claims(tmp_path: Path) -> None:
 
     finish("1")
     with Leases(tmp_path, 0.4) as leases:
-        (leases.folder / "3.lease").touch()  # of a task that will not be heard of again
+        (leases.folder / "3.lease").touch()  # its task is dead and never touches it
         running = claims(shards[:2], shards[2:], tmp_path, leases, lambda: False)
         found = []
         start = time.monotonic()
@@ -63,7 +63,7 @@ def test_claims(tmp_path: Path) -> None:
                 finish("3")
         assert [shard.stem for shard in found if shard] == ["0", "2", "4", "3"]
         assert time.monotonic() - start >= 0.3
-        assert found[3] is None, "before it waits, it asks for what is under way"
+        assert found[3] is None, "before waiting, it asks the caller to finish its work"
 
 
 def test_only_one_task_waits(tmp_path: Path) -> None:
@@ -72,4 +72,3 @@ def test_only_one_task_waits(tmp_path: Path) -> None:
         assert one.take("watch")
         assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: False)) == [None]
         assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: True)) == []
-

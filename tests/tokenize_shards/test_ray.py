@@ -1,4 +1,4 @@
-"""The same shards through a real Ray on this machine: the same bytes."""
+"""A real Ray cluster on this machine gives the same bytes as the plain job."""
 
 from __future__ import annotations
 

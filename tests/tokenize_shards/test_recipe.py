@@ -1,4 +1,4 @@
-"""From a video to clips: buckets, several clips, ways to fit, captions, pictures, URLs; a second pass; a device that errs."""
+"""From videos to tokens: buckets, several clips, fits, captions, pictures, URLs, retried rejects and wrong devices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUCKETS = (
 
 
 def grey(frames: int, height: int, width: int) -> bytes:
-    """Grows brighter from frame to frame."""
+    """Return an mp4 that gets brighter from frame to frame."""
     levels = np.linspace(20, 230, frames).astype(np.uint8)[:, None, None, None]
     return encode_mp4(np.broadcast_to(levels, (frames, height, width, 3)).copy(), 8)
 
@@ -48,7 +48,7 @@ def receipt(out: Path) -> dict:
 
 
 def test_buckets(weights: Path, tmp_path: Path) -> None:
-    """Nearest shape, of those the longest that is filled; a picture and what is too short for all else go to one frame."""
+    """A video gets the nearest shape, then the longest it fills; pictures and very short videos get the one-frame bucket."""
     contact_sheet([np.full((1, 60, 60, 3), 200, np.uint8)], tmp_path / "x.png")
     caption = {"caption": "grey"}
     videos = pack(
@@ -63,10 +63,10 @@ def test_buckets(weights: Path, tmp_path: Path) -> None:
     found = [[sample.key for sample in TokenDataset(manifest, clip)] for clip in clips]
     assert found == [["square", "tall"], ["wide-long"], ["wide-short"], ["picture", "tiny"]]
     assert list(verify(manifest)) == []
-    tokenizer, _ = load_video_tokenizer(weights)
+    video_tokenizer, _ = load_video_tokenizer(weights)
     (sample,) = TokenDataset(manifest, clips[1])
     video = torch.from_numpy(to_unit(decode_clip(grey(20, 32, 64), clips[1], LimitsSection())))[None]
-    for ours, theirs in zip(sample.codes, tokenizer.encode(video), strict=True):
+    for ours, theirs in zip(sample.codes, video_tokenizer.encode(video), strict=True):
         np.testing.assert_array_equal(ours, theirs[0].numpy())
 
 
@@ -82,14 +82,13 @@ def test_several_clips_of_one_video(weights: Path, tmp_path: Path) -> None:
     assert (receipt(tmp_path / "out")["videos"], receipt(tmp_path / "out")["samples_out"]) == (2, 4)
     samples = {sample.key: sample for sample in TokenDataset(tmp_path / "out" / "manifest.json")}
     assert list(samples) == ["a@000", "a@001", "a@002", "b@000"]  # 30 frames at 8 fps hold clips from 0, 1.25 and 2.5 s
-    tokenizer, clip = load_video_tokenizer(weights)
+    video_tokenizer, clip = load_video_tokenizer(weights)
     for number in range(3):
         frames = decode_clip(video, clip, LimitsSection(), start=number * 1.25)
-        for ours, theirs in zip(
-            samples[f"a@{number:03d}"].codes, tokenizer.encode(torch.from_numpy(to_unit(frames))[None]), strict=True
-        ):
+        codes = video_tokenizer.encode(torch.from_numpy(to_unit(frames))[None])
+        for ours, theirs in zip(samples[f"a@{number:03d}"].codes, codes, strict=True):
             np.testing.assert_array_equal(ours, theirs[0].numpy())
-    with pytest.raises(ConfigError, match=r"clip_stride 0\.5 s is less than a clip's 1"):
+    with pytest.raises(ConfigError, match=r"data\.clip_stride 0\.5\b.*\b1\b"):
         main(words(weights, videos, tmp_path / "other", "data.clip_stride=0.5"))
 
 
@@ -125,12 +124,12 @@ def test_a_url(weights: Path, videos: Path, tmp_path: Path) -> None:
     assert main(words(weights, videos, tmp_path / "out")) == 0
     for name in ("manifest.json", "000003.tar"):
         assert (tmp_path / "url" / "out" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    with pytest.raises(ConfigError, match="nosuch://x: cannot be listed"):
+    with pytest.raises(ConfigError, match="nosuch://x"):
         main(words(weights, "nosuch://x", tmp_path / "out"))
 
 
 def test_retrying_rejects(weights: Path, tmp_path: Path) -> None:
-    """What was rejected for a passing reason comes in; nothing else changes."""
+    """A sample that decodes now is added; nothing else changes."""
     video = grey(9, 32, 32)
     videos = pack(tmp_path / "videos", ("a", video, "mp4", {"caption": "x"}), ("b", b"no video", "mp4", {"caption": "y"}))
     out = tmp_path / "out"
@@ -140,7 +139,7 @@ def test_retrying_rejects(weights: Path, tmp_path: Path) -> None:
         path.unlink()
     pack(videos, ("a", video, "mp4", {"caption": "x"}), ("b", video, "mp4", {"caption": "y"}))
     assert main(words(weights, videos, out)) == 0
-    assert receipt(out)["rejected"] == 1, "without being asked, what is done stays done"
+    assert receipt(out)["rejected"] == 1, "without --retry-rejects, finished shards do not change"
     assert main(["--retry-rejects", *words(weights, videos, out)]) == 0
     after = list(TokenDataset(out / "manifest.json"))
     assert [sample.key for sample in after] == ["a", "b"]
@@ -150,8 +149,8 @@ def test_retrying_rejects(weights: Path, tmp_path: Path) -> None:
     assert list(verify(out / "manifest.json")) == []
 
 
-def test_a_device_that_errs_is_refused(weights: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real bf16 passes; the same with one convolution's weights off does not."""
+def test_a_wrong_device_is_refused(weights: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real bf16 passes; a device that gives wrong codes does not."""
     run = load_settings_as(TokenizeRun, *_split(words(weights, videos, tmp_path / "out", "data.dtype=bf16")))
     assert DeviceTokenizer(run).dtype == torch.bfloat16
     encode = DeviceTokenizer.__call__
@@ -160,7 +159,7 @@ def test_a_device_that_errs_is_refused(weights: Path, videos: Path, tmp_path: Pa
         return [indices.flip(-1) ^ 0b10101 for indices in encode(device_tokenizer, clips)]
 
     monkeypatch.setattr(DeviceTokenizer, "__call__", wrong)
-    with pytest.raises(ConfigError, match=r"of level 0's bits on a golden clip .* data\.agreement asks for 90\.0 %"):
+    with pytest.raises(ConfigError, match=r"level 0\b.*data\.agreement.* 90\.0 %"):
         DeviceTokenizer(run)
 
 
@@ -178,12 +177,12 @@ def test_a_sample_is_drawn_level_by_level(weights: Path, tmp_path: Path) -> None
     videos = pack(tmp_path / "videos", ("a", video, "mp4", {"caption": "x"}))
     assert main(words(weights, videos, tmp_path / "out")) == 0
     rows = decode_sample(tmp_path / "out" / "000000.tar", "a")
-    tokenizer, clip = load_video_tokenizer(weights)
-    codes = tokenizer.encode(torch.from_numpy(to_unit(decode_clip(video, clip, LimitsSection())))[None])
+    video_tokenizer, clip = load_video_tokenizer(weights)
+    codes = video_tokenizer.encode(torch.from_numpy(to_unit(decode_clip(video, clip, LimitsSection())))[None])
     assert [row.shape for row in rows] == [(8, 32, 32, 3)] * 4
     for k, row in enumerate(rows, 1):
-        np.testing.assert_array_equal(row, to_uint8(tokenizer.decode(codes[:k], 8)[0].numpy()))
-    with pytest.raises(ConfigError, match="no sample has the key 'b'"):
+        np.testing.assert_array_equal(row, to_uint8(video_tokenizer.decode(codes[:k], 8)[0].numpy()))
+    with pytest.raises(ConfigError, match="'b'"):
         decode_sample(tmp_path / "out" / "000000.tar", "b")
 
 
@@ -200,4 +199,3 @@ def test_one_mlflow_run_for_all_tasks(weights: Path, videos: Path, tmp_path: Pat
     assert run.data.metrics["task_0/clips"] == 14
     assert run.data.metrics["task_1/clips"] == 0
     assert run.data.params["data.fit"] == "cover"
-
