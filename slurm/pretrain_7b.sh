@@ -1,6 +1,6 @@
 #!/bin/bash
 # sbatch slurm/pretrain_7b.sh data.manifest=tokens/manifest.json run.name=my-7b
-# Further section.key=value words go through to the run, and --nodes, --time … of sbatch override the lines below.
+# Further section.key=value words override the run's settings; sbatch options (--nodes, --time …) override the lines below.
 #SBATCH --job-name=pretrain-7b
 #SBATCH --nodes=16 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=96 --exclusive
 #SBATCH --time=24:00:00 --requeue --open-mode=append --signal=B:USR1@600

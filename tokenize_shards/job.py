@@ -28,6 +28,7 @@ from hitvideo.files import process_name
 from hitvideo.video.pixels import Frames
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import DeviceTokenizer
+from tokenize_shards.leases import Flush
 from tokenize_shards.recipe import Decoded
 
 log = logging.getLogger(__name__)
@@ -82,10 +83,6 @@ class EndOfShard(NamedTuple):
     work: ShardWork
 
 
-class Flush(NamedTuple):
-    """The caller wants all work in progress committed."""
-
-
 class Pipeline:
     """Runs shards through the pool and the device tokenizer, and holds the work in progress."""
 
@@ -96,8 +93,8 @@ class Pipeline:
         self.ahead = 2 * self.batch + pool.workers
         self.stages = Stages()
 
-    def __call__(self, shards: Iterable[Shard | None], progress: Callable[[int], object]) -> Iterator[Shard]:
-        """Tokenize shards and yield each one once it is committed. A None in `shards` commits all work in progress.
+    def __call__(self, shards: Iterable[Shard | Flush], progress: Callable[[int], object]) -> Iterator[Shard]:
+        """Tokenize shards and yield each one once it is committed. A Flush in `shards` commits all work in progress.
 
         Calls `progress` with the bytes of video done since the last call.
         """
@@ -118,14 +115,14 @@ class Pipeline:
             while commits:
                 yield commits.popleft().result()
 
-    def _decoding(self, shards: Iterable[Shard | None]) -> Iterator[Video | EndOfShard | Flush]:
+    def _decoding(self, shards: Iterable[Shard | Flush]) -> Iterator[Video | EndOfShard | Flush]:
         """Yield videos in order, with `ahead` of them already submitted to the pool, plus shard ends and flush requests."""
         waiting: deque[Video | EndOfShard] = deque()
         for shard in shards:
-            if shard is None:
+            if isinstance(shard, Flush):
                 yield from waiting
                 waiting.clear()
-                yield Flush()
+                yield shard
                 continue
             start = time.perf_counter()
             work = self._open(shard)

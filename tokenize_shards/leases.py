@@ -1,8 +1,8 @@
 """Leases: which task does which shard, and how other tasks find out that it died.
 
 A task begins with its own shards, dealt out by size, and then helps the others. Before a shard it creates a lease file,
-which fails if there is one, and touches it while it works; a stale lease is taken over.
-Leases only save work: two tasks that do the same shard give the same bytes, and the first commit wins.
+which fails if there is one, and touches it while it works; a stale lease is taken over. Leases only save work: two tasks
+that do the same shard give the same bytes, and the first commit wins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import shard_paths
@@ -94,6 +95,10 @@ class Leases:
                     os.utime(path)
 
 
+class Flush(NamedTuple):
+    """A request to the pipeline among its shards: commit all work in progress."""
+
+
 def done(out: Path, stem: str) -> bool:
     """Whether a shard has its receipt."""
     return shard_paths(out, stem)[2].is_file()
@@ -101,8 +106,8 @@ def done(out: Path, stem: str) -> bool:
 
 def claims(
     mine: Sequence[Shard], others: Sequence[Shard], out: Path, leases: Leases, stopping: Callable[[], bool]
-) -> Iterator[Shard | None]:
-    """Shards to do, each leased: first mine, then what others leave undone. None asks the caller to finish what it holds.
+) -> Iterator[Shard | Flush]:
+    """Yield shards to do, each leased: first mine, then what others leave undone. A Flush ends each pass over them.
 
     When live tasks hold everything that is left, one task waits to take over from any that dies; the others may end.
     """
@@ -118,7 +123,7 @@ def claims(
                 leases.release(shard.stem)
                 continue
             yield shard
-        yield None
+        yield Flush()
         left = [shard for shard in left if not done(out, shard.stem)]
         watching = watching or (bool(left) and leases.take(_WATCH))
         if left and not watching:

@@ -211,5 +211,5 @@ def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list
         matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
         groups += [(part, {"params": matrices, "weight_decay": weight_decay}), (part, {"params": vectors, "weight_decay": 0.0})]
     divided = sum(len(group["params"]) for _, group in groups)
-    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"a parameter has not one prefix of {parts}"
+    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"each parameter needs exactly one of {parts}"
     return [group for group in groups if group[1]["params"]]

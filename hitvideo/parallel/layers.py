@@ -63,9 +63,7 @@ class MegatronLayers:
         )
 
     def column(self, inputs: int, outputs: int) -> nn.Module:
-        module: nn.Module = _Column(
-            inputs, outputs, config=self._config, init_method=_leave, bias=False, gather_output=False
-        )
+        module: nn.Module = _Column(inputs, outputs, config=self._config, init_method=_leave, bias=False, gather_output=False)
         return module
 
     def row(self, inputs: int, outputs: int) -> nn.Module:
@@ -81,9 +79,7 @@ class MegatronLayers:
         return module
 
     def embedding(self, entries: int, width: int) -> nn.Module:
-        module: nn.Module = tensor_parallel.VocabParallelEmbedding(
-            entries, width, init_method=_leave, config=self._config
-        )
+        module: nn.Module = tensor_parallel.VocabParallelEmbedding(entries, width, init_method=_leave, config=self._config)
         return module
 
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

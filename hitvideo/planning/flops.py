@@ -17,7 +17,7 @@ from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
 from hitvideo.video_tokenizer.model import VideoTokenizer
 
-FORWARD_AND_BACKWARD = 3
+FORWARD_AND_BACKWARD = 3  # in units of the forward
 
 
 def meta_model(settings: PretrainRun) -> LanguageModel:
@@ -41,7 +41,7 @@ def training_flops_per_row(model: LanguageModel) -> float:
 
 
 def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:
-    """Model FLOPs utilisation: the share of the devices' dense peak that the algorithm's FLOPs take."""
+    """Return model FLOPs utilisation: the share of the devices' dense peak that the algorithm's FLOPs take."""
     return flops_per_second / (world * cluster.peak_tflops * 1e12)
 
 

@@ -30,7 +30,7 @@ class LanguageModelPlan:
     weights_gib: float
     gradients_gib: float
     optimizer_gib: float
-    """The fp32 weights and both of Adam's moments."""
+    """The fp32 weights and both Adam moments."""
     average_gib: float
     """The moving average of the weights (train.ema)."""
     gathered_gib: float
@@ -55,6 +55,7 @@ class LanguageModelPlan:
     traffic_s: float
     """Time of a step's traffic over its slowest links; if it is below compute_s, it can be hidden."""
     binds: str
+    """What limits the run: "memory", "traffic" or "compute"."""
     hours: float
     device_hours: float
 

@@ -1,4 +1,4 @@
-"""Memory of a model's states under ZeRO, by arithmetic (Rajbhandari et al. 2020, figure 1), as DeepSpeed lays it out."""
+"""Memory of model states under ZeRO as DeepSpeed lays them out (Rajbhandari et al. 2020, arXiv 1910.02054, figure 1)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True)
 class ModelStates:
-    """Bytes on one rank."""
+    """Bytes of each kind of state on one rank."""
 
     weights: float
-    """In the training dtype."""
+    """Weights in the training dtype."""
     gradients: float
-    """In fp32."""
+    """Gradients in fp32."""
     masters: float
-    """The fp32 copy of the weights. Without ZeRO the weights are themselves fp32, so there is no copy."""
+    """The fp32 copy of the weights; 0 without ZeRO, when the weights themselves are fp32."""
     moments: float
-    """Both of Adam's."""
+    """Both Adam moments."""
     average: float
     """The moving average of the weights, if the run keeps one."""
     gathered: float
-    """Weights of other ranks, while ZeRO-3 needs them."""
+    """Weights of other ranks while ZeRO-3 needs them."""
     buckets: float
     """Gradients being reduced."""
 
@@ -41,7 +41,7 @@ class ModelStates:
 
 
 def model_states(parameters: float, parallel: ParallelSection, train: TrainSection, shards: int) -> ModelStates:
-    """States of `parameters` weights (one tensor-parallel rank's share) that ZeRO partitions over `shards` ranks."""
+    """Return the states of `parameters` weights (one tensor-parallel rank's share), partitioned over `shards` ranks."""
     stage, width = parallel.zero_stage, DTYPES[train.dtype].itemsize
     weights_by, gradients_by, optimizer_by = (shards if stage >= limit else 1 for limit in (3, 2, 1))
     fp32 = FP32_BYTES * parameters
@@ -57,6 +57,6 @@ def model_states(parameters: float, parallel: ParallelSection, train: TrainSecti
 
 
 def host_bytes(parameters: float, parallel: ParallelSection, train: TrainSection, shards: int) -> float:
-    """Host memory of one rank's copy of its state while a checkpoint is written: weights, moments, average, all fp32."""
+    """Return the bytes of one rank's host copy of its state during a checkpoint: fp32 weights, moments and average."""
     copies = 4 if train.ema else 3
     return copies * FP32_BYTES * parameters / (shards if parallel.zero_stage else 1)

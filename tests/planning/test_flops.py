@@ -1,4 +1,4 @@
-"""FLOPs against torch's counter and Kaplan's rule; MFU."""
+"""Training FLOPs against torch's counter and Kaplan's rule, and MFU."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ VARIANTS = [
 
 @pytest.mark.parametrize("words", VARIANTS)
 def test_flops_against_torchs_counter(words: list[str]) -> None:
-    """Exact but for one thing that is known, so the tolerance is for rounding alone.
+    """Equal except for half of attention, so the tolerance is only for rounding.
 
-    The counter takes attention as the full square (the math backend computes it so); ours is halved because it is causal,
-    and the other half is added here.
+    torch counts full attention, which the math backend computes. Ours is halved because it is causal, so the test adds the
+    other half.
     """
     run = settings(*words)
     model = LanguageModel(run.llm, make_layout(run))
@@ -56,7 +56,7 @@ def test_flops_against_torchs_counter(words: list[str]) -> None:
 
 
 def test_flops_are_about_six_for_each_weight_and_slot() -> None:
-    """Kaplan's rule, on the trunk of a model whose attention is small beside its matrices."""
+    """Kaplan's rule, on the trunk of a model whose attention is small compared with its matrices."""
     run = settings()
     model = meta_model(run)
     trunk = sum(p.numel() for p in model.trunk.parameters())

@@ -32,10 +32,10 @@ def wait_for(ranks: list[Any], condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def wait_for_a_step(ranks: list[Any], metrics: Path) -> None:
+def wait_for_a_step(ranks: list[Any], metrics_file: Path) -> None:
     """Until a row is appended (resuming rewrites the file, which counts as well: then the first step is close)."""
-    before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-    wait_for(ranks, lambda: metrics.exists() and metrics.stat().st_mtime_ns > before)
+    before = metrics_file.stat().st_mtime_ns if metrics_file.exists() else 0
+    wait_for(ranks, lambda: metrics_file.exists() and metrics_file.stat().st_mtime_ns > before)
 
 
 def kill(ranks: list[Any], dice: random.Random, both: bool = False) -> None:
@@ -63,7 +63,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         process.join(120)
     assert [process.exitcode for process in undisturbed] == [0, 0]
     directory, dice = tmp_path / "killed", random.Random(4)
-    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
+    metrics_file, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
     saving = 0
     for number in range(KILLS):
         assert not (directory / "DONE").exists(), f"finished after {number} kills; give it more steps"
@@ -71,11 +71,11 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         if number % 4 == 0:  # while starting
             time.sleep(dice.uniform(0, 2))
         elif number % 2:  # while a checkpoint is being written
-            wait_for_a_step(ranks, metrics)
+            wait_for_a_step(ranks, metrics_file)
             wait_for(ranks, lambda: any(checkpoints.glob("*.partial-*")))
             time.sleep(dice.uniform(0, 0.02))
         else:  # at any moment of training
-            wait_for_a_step(ranks, metrics)
+            wait_for_a_step(ranks, metrics_file)
             time.sleep(dice.uniform(0, 0.5))
         kill(ranks, dice, both=number % 4 == 0)
         saving += any(checkpoints.glob("*.partial-*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tokenize_shards.leases import Leases, claims, deal_shards
+from tokenize_shards.leases import Flush, Leases, claims, deal_shards
 
 
 def test_the_plan_evens_out_bytes() -> None:
@@ -56,14 +56,14 @@ def test_claims(tmp_path: Path) -> None:
         start = time.monotonic()
         for shard in running:
             found.append(shard)
-            if shard is None:
+            if isinstance(shard, Flush):
                 for stem in ("0", "2", "4"):
                     finish(stem)
             elif shard.stem == "3":
                 finish("3")
         assert [shard.stem for shard in found if shard] == ["0", "2", "4", "3"]
         assert time.monotonic() - start >= 0.3
-        assert found[3] is None, "before waiting, it asks the caller to finish its work"
+        assert found[3] == Flush(), "before waiting, it asks the caller to finish its work"
 
 
 def test_only_one_task_waits(tmp_path: Path) -> None:
