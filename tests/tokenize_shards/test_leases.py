@@ -70,5 +70,5 @@ def test_only_one_task_waits(tmp_path: Path) -> None:
     with Leases(tmp_path, 100) as one, Leases(tmp_path, 100) as other:
         assert one.take("0")
         assert one.take("watch")
-        assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: False)) == [None]
+        assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: False)) == [Flush()]
         assert list(claims([tmp_path / "0.tar"], [], tmp_path, other, lambda: True)) == []
