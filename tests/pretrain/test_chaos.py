@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from hitvideo.checkpoints.listing import complete, damage
 from pretrain.language_model import main
-from tests.pretrain.runs import SMALL, TINY, numbers
+from tests.pretrain.runs import SMALL, TINY, metrics, numbers
 from tests.samples import make_token_shards
 from tests.worlds import start_ranks
 
