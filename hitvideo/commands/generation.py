@@ -15,7 +15,8 @@ def generate(words: argparse.Namespace) -> None:
     generator = load_generator(words.run, device(), words.video_tokenizer)
     levels = words.levels or generator.levels
     with progress_bar(generator.tokens(levels), "token") as bar:
-        videos = generator.videos(words.prompt, sampling(words), levels, words.seed, bar.update)
+        codes = generator.codes(words.prompt, sampling(words), levels, words.seed, bar.update)
+    videos = generator.decode(codes)
     if words.out is None:
         title = f"Generated: guidance {words.guidance:g}, {levels} levels, seed {words.seed}"
         name = f"generate-levels{levels}-seed{words.seed}"

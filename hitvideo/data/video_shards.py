@@ -226,7 +226,7 @@ class _Walk:
         self.file.seek(end)
         tail = self.file.read(tarfile.RECORDSIZE)
         if len(tail) < BLOCK or any(tail):  # any: a second tar was appended, which readers would not see
-            self.cut = f"after {end} bytes there is no end mark, or data follows it"
+            self.cut = f"after {end} bytes the end mark is missing, or data follows it"
 
 
 def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, group: dict[str, Span]) -> None:

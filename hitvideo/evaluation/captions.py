@@ -23,7 +23,7 @@ def show_guidance(generator: Generator, prompts: Sequence[str], sampling: Sampli
         ("3", "Storyboard: level 0 alone", sampling.guidance, 1),
     )
     for name, label, guidance, levels in kinds:
-        videos = generator.videos(prompts, replace(sampling, guidance=guidance), levels)
+        videos = generator.decode(generator.codes(prompts, replace(sampling, guidance=guidance), levels))
         save_videos(run, f"guidance-{name}", label, list(zip(prompts, videos, strict=True)), generator.clip.fps)
 
 
@@ -33,7 +33,7 @@ def caption_accuracy(
     """Generate for `num` captions of moving shapes and read the attributes back; returns scores, prompts and videos."""
     truth = [scene for _, scene, _ in scenes.scenes(num, seed, "1")]
     prompts = [scenes.caption(scene) for scene in truth]
-    videos = generator.videos(prompts, sampling, seed=seed, progress=progress)
+    videos = generator.decode(generator.codes(prompts, sampling, seed=seed, progress=progress))
     found = [probe.read(video, num_things=1) for video in videos]
     scores = {
         "caption_accuracy": probe.accuracy(truth, found),

@@ -66,17 +66,6 @@ class Generator:
         videos = self.video_tokenizer.decode(tensors, self.clip.frames)
         return [to_uint8(video) for video in videos.float().cpu().numpy()]
 
-    def videos(
-        self,
-        prompts: Sequence[str],
-        sampling: Sampling,
-        levels: int | None = None,
-        seed: int = 0,
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Frames]:
-        """`codes`, decoded."""
-        return self.decode(self.codes(prompts, sampling, levels, seed, progress))
-
 
 def load_generator(path: Path | str, device: torch.device, video_tokenizer: Path | None = None) -> Generator:
     """Load what a finished (or checkpointed) run of `pretrain` needs to generate, from its directory.

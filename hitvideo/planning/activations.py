@@ -1,7 +1,7 @@
 """Activation memory of one rank, measured on tensors without data.
 
-There is no formula: one rank's share of a model with two and with three layers runs forward and backward under torch's fake
-tensors and memory tracker; the difference is what each further layer takes. So exactly what the code keeps is counted,
+One rank's share of a model, with two and with three layers, runs forward and backward under torch's fake tensors and
+memory tracker; the difference is what each further layer takes. So exactly what the code keeps is counted,
 recomputation and logits included. The kernels are the CPU's; a GPU's fused norm keeps less.
 """
 
