@@ -1,37 +1,37 @@
 """Reader and writer of video shards, the tars that tokenization and tokenizer training read.
 
-A video shard is a webdataset tar: `KEY.mp4` (or another container, with its extension) and `KEY.json` with the caption,
-the source and any other metadata. The webdataset library writes it, and the same samples give the same bytes. It is read
-without that library: `scan` walks the headers once and `read` fetches one sample at its offset, so bad samples are named, a
-truncated tar is detected, and samples can be read in any order. Videos are copied, not decoded.
+A video shard is a webdataset tar: `KEY.mp4` (or another container, with its extension), `KEY.json` with the caption, the
+source and any other metadata, and perhaps `KEY.txt` with the caption. The webdataset library writes it, and the same samples
+give the same bytes. It is read without that library: `scan` walks the headers once and `read` fetches one sample at its
+offset, so bad samples are named, a truncated tar is detected, and samples can be read in any order. Videos are copied, not
+decoded.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-import logging
-import os
 import re
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-from hitvideo.data.remote import Shard, remote_files
+from hitvideo.data.captions import LARGEST_METADATA, metadata_of, with_captions
+from hitvideo.data.names import printable, split_name
+from hitvideo.data.remote import Ranges, Shard
+from hitvideo.data.remote import Span as Span
+from hitvideo.data.sample_groups import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from hitvideo.data.sample_groups import REASONS as REASONS
+from hitvideo.data.sample_groups import VIDEO_EXTENSIONS as VIDEO_EXTENSIONS
+from hitvideo.data.sample_groups import Group, Parts, dotted_stems, joined, parts_of, without_dotted
+from hitvideo.data.shard_lists import list_shards as list_shards
+from hitvideo.data.tar_walk import Walk
 from hitvideo.errors import ConfigError, ShardError, VideoError
 from hitvideo.files import replacing
 
-VIDEO_EXTENSIONS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mpg", "mpeg", "flv", "ogv", "wmv")
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # an image is a video of one frame
-LARGEST_METADATA = 16 << 20
-BLOCK = 512
-# As webdataset splits a member's name into key and extension: at the first dot of the last path component.
-MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-
-log = logging.getLogger(__name__)
+LARGEST_FAILURE = 1 << 20  # bytes of JSON that are read to tell a failed download
+UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # control characters and line ends tear logs and lists apart
 
 OnProgress = Callable[[int], object]
 """Called with the number of samples finished since the last call."""
@@ -52,21 +52,18 @@ class VideoSample:
         return str(self.metadata["caption"])
 
 
-class Span(NamedTuple):
-    """Offset and size of a member's content in its tar, in bytes."""
-
-    offset: int
-    size: int
-
-
 @dataclass(frozen=True)
 class VideoMember:
     """Place of one sample in its shard."""
 
     key: str
+    """Text that can be written as UTF-8; bytes of the name that are not UTF-8 are written as `\\udcXX`."""
     extension: str
     video: Span
-    metadata: Span
+    metadata: Span | None
+    """Its JSON."""
+    caption: Span | None = None
+    """Its caption's own file, which counts if the JSON has no caption."""
 
 
 @dataclass
@@ -76,7 +73,7 @@ class ShardListing:
     shard: Shard
     samples: list[VideoMember] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
-    """Pairs of key (or member name) and reason: bad_name, not_a_file, duplicate, no_video, two_videos, no_metadata."""
+    """Pairs of key (or member name), made printable, and reason, a key of REASONS."""
     truncated: str | None = None
     """A sentence that describes the damage if the tar is truncated."""
 
@@ -111,156 +108,111 @@ def write_shards(samples: Iterable[VideoSample], out: Path, per_shard: int, prog
     return shards
 
 
-def list_shards(pattern: str) -> list[Shard]:
-    """The .tar files of a folder, of a glob, or of a URL of either (`s3://…`), sorted.
-
-    Raises ConfigError if there are none, or two with the same stem.
-    """
-    found: list[Shard]
-    if "://" in pattern:
-        found = list(remote_files(pattern))
-    else:
-        folder = Path(pattern)
-        found = sorted(folder.glob("*.tar") if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True)))
-    if not found:
-        raise ConfigError(f"no video shards at {pattern}; give a folder that holds .tar files, or a glob such as 'DIR/*.tar'")
-    stems: dict[str, Shard] = {}
-    for shard in found:
-        other = stems.setdefault(shard.stem, shard)
-        if other != shard:
-            raise ConfigError(f"{other} and {shard} have the same name, so their token shards would too; rename one")
-    return found
-
-
 def scan(shard: Shard) -> ShardListing:
     """List a shard's samples, bad ones and truncation, from one walk over the tar's headers.
 
-    Consecutive members with the same key are one sample, as in webdataset. If a key occurs again, the first sample is kept
-    and the other is a duplicate. Raises ShardError if the file is not a tar.
+    Members with the same key are one sample, also if others are between them. If a key has an extension twice, its first
+    complete sample is kept, and the others are duplicates. Raises ShardError if the file is not a tar, OSError if it cannot
+    be read.
     """
     listing = ShardListing(shard)
-    seen: set[str] = set()
-    spoiled: set[str] = set()
-    key, group = "", dict[str, Span]()
-    with shard.open("rb") as file:
-        walk = _Walk(file, shard)
-        for info in walk:
-            if info.isdir():
+    runs: dict[str, list[Group]] = {}  # by key: runs of consecutive members
+    spoiled: dict[str, str] = {}
+    last = ""
+    with Ranges(shard) as ranges:
+        walk = Walk(ranges)
+        for member in walk:
+            split = split_name(member.name)
+            if split is None or member.flaw or not _is_safe(member.name):
+                spoiled.setdefault(split[0] if split else member.name, member.flaw or "bad_name")
+                last = ""
                 continue
-            match = MEMBER_NAME.fullmatch(info.name)
-            if reason := _flaw(info, match is not None):
-                name = match[1] if match else info.name
-                if name not in spoiled:
-                    listing.bad.append((name, reason))
-                spoiled.add(name)
-            elif match:
-                extension = match[2].lower()
-                if match[1] != key or extension in group:
-                    _close(listing, seen, spoiled, key, group)
-                    key, group = match[1], {}
-                group[extension] = Span(info.offset_data, info.size)
-        if walk.cut and not {"json"} < set(group):
-            group = {}  # the last sample is incomplete because of the cut, not bad by itself
-        _close(listing, seen, spoiled, key, group)
+            key, extension = split
+            if key != last or extension in runs[key][-1]:
+                runs.setdefault(key, []).append({})
+            runs[key][-1][extension] = member.span
+            last = key
+        if not (walk.cut or runs or spoiled):
+            walk.cut = "it holds no files"
+        if walk.cut and last and not _whole(joined(runs[last])[0], runs):
+            del runs[last]  # incomplete because of the cut, not bad by itself
+        listing.bad += [(printable(name), reason) for name, reason in spoiled.items()]
+        seen: set[str] = set()
+        for key, groups in runs.items():
+            if key not in spoiled:  # else it is in bad already
+                _close(listing, seen, key, groups, ranges)
     if walk.cut:
         listing.truncated = f"{shard} is cut: {walk.cut}; the {len(listing.samples)} samples before that are complete"
     return listing
 
 
 def read(shard: Shard, member: VideoMember) -> VideoSample:
-    """One sample. Raises ShardError if the file has changed, VideoError if its metadata are unusable."""
-    name = f"{shard}: {member.key}"
-    if member.metadata.size > LARGEST_METADATA:
-        raise VideoError("bad_metadata", f"{name}: {member.metadata.size} bytes of JSON; the limit is {LARGEST_METADATA}")
-    with shard.open("rb") as file:
-        video, text = (_content(file, span) for span in (member.video, member.metadata))
-    if len(video) != member.video.size or len(text) != member.metadata.size:
-        raise ShardError(f"{name}: its bytes are missing; the shard has changed since it was listed")
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VideoError("bad_metadata", f"{name}: the JSON cannot be read: {error}") from error
-    if not isinstance(metadata, dict):
-        raise VideoError("bad_metadata", f"{name}: the JSON is not an object")
-    return VideoSample(member.key, video, member.extension, {**metadata, **_captions(metadata, name)})
+    """One sample.
 
-
-def _flaw(info: tarfile.TarInfo, named: bool) -> str:
-    """Why a member cannot belong to a sample; empty if it can."""
-    if not info.isreg() or info.sparse is not None:
-        return "not_a_file"
-    if not named or not info.name.isprintable() or info.name.startswith("/") or ".." in info.name.split("/"):
-        return "bad_name"
-    return ""
-
-
-class _Walk:
-    """Iterates over the members whose content is complete; afterwards `cut` describes a truncation, or is empty.
-
-    Python's tarfile takes a cut between members, or inside a header, for the end of the tar; a complete tar ends in zeros.
+    Raises ShardError if the file has changed, VideoError if its metadata or caption are unusable, OSError if the file or the
+    store cannot be read.
     """
-
-    def __init__(self, file: Any, shard: Shard) -> None:
-        self.file, self.shard = file, shard
-        self.size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        self.cut = ""
-
-    def __iter__(self) -> Iterator[tarfile.TarInfo]:
-        end = 0
-        try:
-            with tarfile.open(fileobj=self.file, mode="r:") as opened:
-                tar: Any = opened
-                while info := tar.next():
-                    if info.offset_data + info.size > self.size:
-                        self.cut = f"'{info.name}' needs {info.offset_data + info.size} bytes, the file has {self.size}"
-                        return
-                    end = info.offset_data + -(-info.size // BLOCK) * BLOCK
-                    tar.members.clear()  # else tarfile keeps every header
-                    yield info
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-            if not end:
-                raise ShardError(f"{self.shard} is not a tar: {error}") from error
-            self.cut = f"after {end} bytes there is no readable header: {error}"
-            return
-        self.file.seek(end)
-        tail = self.file.read(tarfile.RECORDSIZE)
-        if len(tail) < BLOCK or any(tail):  # any: a second tar was appended, which readers would not see
-            self.cut = f"after {end} bytes the end mark is missing, or data follows it"
+    name = f"{shard}: {printable(member.key)}"
+    for span, reason in ((member.metadata, "bad_metadata"), (member.caption, "bad_caption")):
+        if span and span.size > LARGEST_METADATA:
+            raise VideoError(reason, f"{name}: {span.size} bytes of text; the limit is {LARGEST_METADATA}")
+    spans = [span for span in (member.video, member.metadata, member.caption) if span is not None]
+    with Ranges(shard) as ranges:
+        contents = ranges.read_spans(spans)
+    if any(len(content) != span.size for content, span in zip(contents, spans, strict=True)):
+        raise ShardError(f"{name}: its bytes are missing; the shard has changed since it was listed")
+    video, *texts = contents
+    metadata = metadata_of(texts.pop(0), name) if member.metadata else {}
+    return VideoSample(member.key, video, member.extension, with_captions(metadata, texts[0] if texts else None, name))
 
 
-def _close(listing: ShardListing, seen: set[str], spoiled: set[str], key: str, group: dict[str, Span]) -> None:
-    """Add a finished group to samples or bad; a spoiled key is in bad already."""
-    if not group or key in spoiled:
+def _is_safe(name: str) -> bool:
+    return not (name.startswith("/") or ".." in name.split("/") or UNSAFE.search(name))
+
+
+def _whole(group: Group, runs: dict[str, list[Group]]) -> bool:
+    """Whether a tar that is cut after this group has all of it; if other samples have a JSON, this one needs it, too."""
+    with_json = any("json" in other for groups in runs.values() for other in groups)
+    whole = isinstance(parts_of(group), Parts) and ("json" in group or not with_json)
+    return whole or all("." in name for name in group)  # each of several samples with inner dots is judged by itself
+
+
+def _close(listing: ShardListing, seen: set[str], key: str, groups: list[Group], ranges: Ranges) -> None:
+    """Add a key's members to samples or bad."""
+    group, others = joined(groups)
+    if others:
+        listing.bad += [(printable(key), "duplicate")] * others
+    group, dotted = without_dotted(key, group)
+    for inner, parts in dotted.items():
+        _add(listing, seen, inner, parts)
+    if not group:
         return
-    videos = [extension for extension in group if extension in (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)]
+    found = parts_of(group)
+    stems = dotted_stems(key, group, all_of_them=isinstance(found, str))
+    listing.bad += [(printable(stem), reason) for stem, reason in stems.items()]
+    if isinstance(found, Parts):
+        _add(listing, seen, key, found)
+    elif any("." not in name for name in group):
+        failed = found == "no_video" and "json" in group and _download_failed(ranges, group)
+        listing.bad.append((printable(key), "download_failed" if failed else found))
+
+
+def _add(listing: ShardListing, seen: set[str], key: str, parts: Parts) -> None:
+    key = key.encode("utf-8", "backslashreplace").decode()
     if key in seen:
-        listing.bad.append((key, "duplicate"))
-    elif len(videos) != 1:
-        listing.bad.append((key, "two_videos" if videos else "no_video"))
-    elif "json" not in group:
-        listing.bad.append((key, "no_metadata"))
+        listing.bad.append((printable(key), "duplicate"))
     else:
-        listing.samples.append(VideoMember(key, videos[0], group[videos[0]], group["json"]))
-    seen.add(key)
+        seen.add(key)
+        listing.samples.append(VideoMember(key, *parts))
 
 
-def _captions(metadata: dict[str, Any], name: str) -> dict[str, Any]:
-    """`captions` as [text, weight] pairs and the first of them as `caption`, if the JSON has `captions`; else nothing."""
-    given = metadata.get("captions")
-    if given is None:
-        if not isinstance(metadata.get("caption"), str):
-            raise VideoError("no_caption", f"{name}: the JSON has no 'caption' text")
-        return {}
+def _download_failed(ranges: Ranges, group: Group) -> bool:
+    """Whether the JSON says, as video2dataset and img2dataset write it, that there is no video because a download failed."""
+    span = group["json"]
+    if span.size > LARGEST_FAILURE:
+        return False
     try:
-        pairs = [(item, 1.0) if isinstance(item, str) else (item[0], float(item[1])) for item in given]
-        if pairs and all(isinstance(text, str) and 0 < weight < float("inf") for text, weight in pairs):
-            return {"caption": pairs[0][0], "captions": [list(pair) for pair in pairs]}
-    except (TypeError, ValueError, LookupError):
-        pass
-    raise VideoError("no_caption", f"{name}: 'captions' must be a list of texts, or of [text, weight] with weights above zero")
-
-
-def _content(file: BinaryIO, span: Span) -> bytes:
-    file.seek(span.offset)
-    return file.read(span.size)
+        status = metadata_of(ranges.read(span.offset, span.end), "").get("status")
+    except VideoError:
+        return False
+    return isinstance(status, str) and status not in ("", "success")

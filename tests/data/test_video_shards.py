@@ -2,43 +2,28 @@
 
 import io
 import json
-import logging
 import re
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import webdataset
 
-from hitvideo.data.pack import pack, write_moving_shapes
+from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import ShardListing, VideoSample, list_shards, read, scan, write_shards
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.hierarchy import ClipShape
 from hitvideo.moving_shapes.scenes import parse
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import VideoError, decode_clip
-from hitvideo.video.encode import encode_mp4
+from tests.data.tars import JSON, MP4, tar_of
 
 CLIP = ClipShape(frames=4, height=32, width=32, fps=8)
-MP4 = encode_mp4(np.full((2, 16, 16, 3), 90, np.uint8), 8)
 
 
 def sample(number: int, extension: str = "mp4") -> VideoSample:
     metadata = {"caption": f"Zürich 東京 {number}", "source": f"clip {number}.{extension}"}
     return VideoSample(f"k{number}", bytes([number]) * (700 + number), extension, metadata)
-
-
-def tar_of(path: Path, *members: tuple[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-JSON = b'{"caption": "a"}'
 
 
 def whole(path: Path) -> ShardListing:
@@ -177,7 +162,7 @@ def test_what_is_not_a_tar(tmp_path: Path) -> None:
 
 
 def test_reading_refuses_bad_metadata_and_a_changed_shard(tmp_path: Path) -> None:
-    contents = [b"{", b"[]", b'{"text": "no caption"}', b'{"caption": 3}', b"[" * 100_000, b"\xff"]
+    contents = [b"{", b"[]", b'{"words": "no caption"}', b'{"caption": 3}', b"[" * 100_000, b"\xff"]
     path = tar_of(tmp_path / "x.tar", *(m for k, c in enumerate(contents) for m in ((f"{k}.json", c), (f"{k}.mp4", MP4))))
     members = scan(path).samples
     assert len(members) == len(contents)
@@ -188,88 +173,3 @@ def test_reading_refuses_bad_metadata_and_a_changed_shard(tmp_path: Path) -> Non
     path.write_bytes(b"short")
     with pytest.raises(ShardError, match=r"x\.tar: "):
         read(path, members[0])
-
-
-def folder_of(root: Path, **captions: str | None) -> Path:
-    root.mkdir()
-    for stem, text in captions.items():
-        (root / f"{stem}.mp4").write_bytes(MP4)
-        if text is not None:
-            (root / f"{stem}.txt").write_text(text)
-    return root
-
-
-def all_of(path: Path) -> list[VideoSample]:
-    return [read(path, member) for member in whole(path).samples]
-
-
-def test_pack_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = folder_of(tmp_path / "in", b="a boat\n", a="an ape", c=None, d="  ")
-    (root / "sub").mkdir()
-    (root / "sub" / "odd name.v2.WEBM").write_bytes(b"broken")
-    (root / "sub" / "odd name.v2.txt").write_text("odd")
-    (root / ".DS_Store.mp4").write_bytes(MP4)
-    with caplog.at_level(logging.WARNING):
-        summary = pack(root, tmp_path / "out", 10)
-    assert (summary.found, summary.packed, summary.no_caption) == (5, 3, ["c.mp4", "d.mp4"])
-    assert summary.unreadable == ["sub/odd name.v2.WEBM"]
-    assert "'c.mp4' has no caption" in caplog.text
-    samples = all_of(summary.shards[0])
-    assert [(s.key, s.extension, s.caption) for s in samples] == [
-        ("a", "mp4", "an ape"), ("b", "mp4", "a boat"), ("odd_name_v2", "webm", "odd")]  # fmt: skip
-    assert samples[0].video == MP4
-    assert samples[0].metadata["source"] == "a.mp4"
-    assert samples[0].metadata["header"]["width"] == 16
-    assert samples[2].video == b"broken"
-
-
-def tsv(root: Path, text: str) -> Path:
-    path = root / "list.tsv"
-    path.write_text(text)
-    return path
-
-
-def test_pack_a_tsv(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "in", a=None, b=None)
-    path = tsv(root, 'file\tlicence\tcaption\na.mp4\tCC0\tsaid "so"\nb.mp4\tMIT\t\n')
-    summary = pack(path, tmp_path / "out", 10)
-    assert (summary.found, summary.packed, summary.no_caption) == (2, 1, ["b.mp4"])
-    samples = all_of(summary.shards[0])
-    assert samples[0].caption == 'said "so"'
-    assert samples[0].metadata["licence"] == "CC0"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file\ttext\na.mp4\tx\n", "no column 'caption'"),
-        ("file\tcaption\n", "no videos found"),
-        ("file\tcaption\n../out.mp4\tx\n", "line 2: '../out.mp4'"),
-        ("file\tcaption\n/etc/x.mp4\tx\n", "line 2: '/etc/x.mp4'"),
-        ("file\tcaption\nlink.mp4\tx\n", "line 2: 'link.mp4'"),
-        ("file\tcaption\nabsent.mp4\tx\n", "line 2: 'absent.mp4'"),
-        ("file\tcaption\nlist.tsv\tx\n", "line 2: 'list.tsv'"),
-        ("file\tcaption\na.mp4\tx\ta tab\n", "line 2: more fields than the 2 columns"),
-        ("file\tcaption\na.mp4\tx\na.mp4\ty\n", "the key 'a'"),
-        ("file\tcaption\na.mp4\t\n", "none of 1 videos"),
-    ],
-)
-def test_pack_refuses_a_tsv(tmp_path: Path, text: str, message: str) -> None:
-    root = folder_of(tmp_path / "in", a=None)
-    (tmp_path / "out.mp4").write_bytes(MP4)
-    (root / "link.mp4").symlink_to(tmp_path / "out.mp4")
-    with pytest.raises(ConfigError) as caught:
-        pack(tsv(root, text), tmp_path / "out", 10)
-    assert message in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_pack_refuses_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no videos found"):
-        pack(tmp_path / "empty", tmp_path / "out", 10)
-    with pytest.raises(ConfigError, match="absent is neither"):
-        pack(tmp_path / "absent", tmp_path / "out", 10)
-    root = folder_of(tmp_path / "in", **{"a b": "x", "a_b": "y"})
-    with pytest.raises(ConfigError, match=r"'a b\.mp4' and 'a_b\.mp4' .*'a_b'"):
-        pack(root, tmp_path / "out", 10)
