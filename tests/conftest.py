@@ -19,3 +19,11 @@ def clips() -> Path:
     if not (CLIPS / "MANIFEST.tsv").is_file():
         pytest.skip(f"no real clips at {CLIPS}")
     return CLIPS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many damaged files the readers were given: the tests record it as `mutations`."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    count = sum(int(str(value)) for report in reports for name, value in report.user_properties if name == "mutations")
+    if count:
+        terminalreporter.write_line(f"fuzzing: {count} damaged files, each named or read right")

@@ -11,7 +11,8 @@ from torch import nn
 
 from hitvideo import config
 from hitvideo.data.manifest import write_manifest
-from hitvideo.data.token_format import TokenSample, commit, shard_paths
+from hitvideo.data.token_format import commit, shard_paths
+from hitvideo.data.token_records import TokenSample
 from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.settings.video_tokenizer import LossSection

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hitvideo.data.manifest_pack import write_pack
+from hitvideo.data.manifest_pack import open_pack, write_pack
 from hitvideo.data.token_format import read_index
 from hitvideo.errors import ShardError
 from hitvideo.files import json_bytes, replace_file
@@ -43,7 +43,10 @@ def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: d
         raise ShardError(f"{out}: {sum_of(totals)} does not add up: samples were lost or doubled")
     header = {"digest": digest_of(receipts), **totals, **description}
     buckets = max(1, len(description.get("buckets", ())))
-    counts = [np.bincount(read_index(out, receipt)["bucket"], minlength=buckets) for receipt in receipts]
+    if buckets == 1:  # the receipts know the counts, so that each index is read once
+        counts = [np.array([receipt["samples_out"]]) for receipt in receipts]
+    else:
+        counts = [np.bincount(read_index(out, receipt)["bucket"], minlength=buckets) for receipt in receipts]
     indexes = (read_index(out, receipt) for receipt in receipts)
     stems = [receipt["stem"] for receipt in receipts]
     write_pack(pack_path(out / MANIFEST), header, stems, np.array(counts, np.int64).reshape(-1, buckets), indexes)
@@ -51,6 +54,18 @@ def write_manifest(out: Path, receipts: Sequence[dict[str, Any]], description: d
     replace_file(out / REJECTS, "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects))
     replace_file(out / MANIFEST, json_bytes({**header, "shards": receipts}))
     return out / MANIFEST
+
+
+def is_current(manifest: Path, receipts: Sequence[dict[str, Any]], description: dict[str, Any]) -> bool:
+    """Whether the manifest and its pack are those of these receipts, so that they need not be written again."""
+    try:
+        content = json.loads(manifest.read_bytes())
+        header = {name: value for name, value in content.items() if name != "shards"}
+        known = {name: header.get(name) for name in description} == json.loads(json.dumps(description))
+        same = content["shards"] == sorted(receipts, key=lambda receipt: receipt["stem"])
+        return known and same and (manifest.parent / REJECTS).is_file() and open_pack(pack_path(manifest)).header == header
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # ShardError is a ValueError
+        return False
 
 
 def digest_of(receipts: Sequence[dict[str, Any]]) -> str:

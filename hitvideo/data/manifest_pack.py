@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.data.token_format import INDEX_DTYPE
-from hitvideo.errors import ConfigError, ShardError
+from hitvideo.data.token_records import INDEX_DTYPE
+from hitvideo.errors import ConfigError, HiTVideoError, ShardError
 from hitvideo.files import replacing
 
 MAGIC = b"HVPACK01"
@@ -61,6 +61,7 @@ def write_pack(
     table = starts.tobytes() + names.tobytes()
     layout = {"buckets": counts.shape[1], "shards": len(stems), "stem_bytes": names.dtype.itemsize, "samples": total}
     layout |= {"entry": INDEX_DTYPE.descr, "table_sha256": hashlib.sha256(table).hexdigest()}
+    layout["manifest_sha256"] = _digest(header)
     text = json.dumps({"layout": layout, "manifest": header}, sort_keys=True, ensure_ascii=False).encode()
     text += b" " * (-(_PREFIX.size + len(text)) % _ALIGNMENT)
     first = _aligned(_PREFIX.size + len(text) + len(table))
@@ -80,38 +81,51 @@ def write_pack(
 def open_pack(path: Path) -> Pack:
     """Open a pack. Raises ConfigError if this is not a pack, ShardError if it is truncated or damaged."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(_PREFIX.size)
-            magic, length = _PREFIX.unpack(start) if len(start) == _PREFIX.size else (b"", 0)
-            if magic != MAGIC:
-                raise ConfigError(f"{path}: not a pack of tokenize_shards; run the same command again to write it")
-            header = json.loads(file.read(min(length, size)))
-            layout = header["layout"]
-            shards, buckets, samples = layout["shards"], layout["buckets"], layout["samples"]
-            starts_bytes, stems_bytes = 8 * buckets * (shards + 1), layout["stem_bytes"] * shards
-            table = file.read(starts_bytes + stems_bytes)
+        return _opened(path)
+    except HiTVideoError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ShardError(f"{path}: damaged: {error!r}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
+        raise ShardError(f"{path}: damaged: {error!r:.300}") from error
+
+
+def _opened(path: Path) -> Pack:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_PREFIX.size)
+        magic, length = _PREFIX.unpack(start) if len(start) == _PREFIX.size else (b"", 0)
+        if magic != MAGIC:
+            raise ConfigError(f"{path}: not a pack of tokenize_shards; run the same command again to write it")
+        header = json.loads(file.read(min(length, size)))
+        layout, manifest = header["layout"], header["manifest"]
+        shards, buckets, samples, width = (layout[name] for name in ("shards", "buckets", "samples", "stem_bytes"))
+        starts_bytes, stems_bytes = 8 * buckets * (shards + 1), width * shards
+        if min(shards, samples) < 0 or buckets < 1 or not 0 <= starts_bytes + stems_bytes <= size:
+            raise ShardError(f"{path}: damaged: {shards} shards and {buckets} buckets in {size} bytes")
+        table = file.read(starts_bytes + stems_bytes)
     first = _aligned(_PREFIX.size + length + len(table))
     if size != first + samples * INDEX_DTYPE.itemsize:
         raise ShardError(f"{path}: has {size} bytes, but by its header {first + samples * INDEX_DTYPE.itemsize}")
     same_entry = np.dtype([tuple(field) for field in layout["entry"]]) == INDEX_DTYPE
-    if not same_entry or hashlib.sha256(table).hexdigest() != layout["table_sha256"]:
-        raise ShardError(f"{path}: damaged: the table of shards does not match its checksum")
+    same_header = layout.get("manifest_sha256") in (None, _digest(manifest))  # earlier packs have none
+    if not same_entry or not same_header or hashlib.sha256(table).hexdigest() != layout["table_sha256"]:
+        raise ShardError(f"{path}: damaged: it does not match its checksums")
     starts = np.frombuffer(table, np.uint64, buckets * (shards + 1)).reshape(buckets, shards + 1)
-    stems = np.frombuffer(table, f"S{layout['stem_bytes']}", shards, starts_bytes)
+    stems = np.frombuffer(table, f"S{width}", shards, starts_bytes)
+    if not isinstance(manifest["digest"], str) or int(starts[:, -1].sum()) != samples or np.any(starts[:, 1:] < starts[:, :-1]):
+        raise ShardError(f"{path}: damaged: its table does not describe {samples} samples")
     entries: npt.NDArray[Any] = np.zeros(0, INDEX_DTYPE)
     if samples:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         mapped.madvise(mmap.MADV_RANDOM)  # a batch reads a few scattered pages; read-ahead would fetch megabytes
         entries = np.frombuffer(mapped, INDEX_DTYPE, samples, first)
-    return Pack(header["manifest"], starts, stems, entries)
+    return Pack(manifest, starts, stems, entries)
+
+
+def _digest(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _aligned(size: int) -> int:

@@ -4,126 +4,101 @@
     000012.index.npy       offset and crc32 of every sample, and the places of codes and captions within it
     000012.receipt.json    counts, sha256 of both, the tokenizer's fingerprint, rejects with reasons: committed last
 
-`KEY.codes.npy` is one flat array of all levels' indices, coarsest first; `KEY.json` holds the grids. Counts and checksums
-are outside the tar because a tar that is cut between two members loses samples without any error.
+Counts and checksums are outside the tar because a tar that is cut between two members loses samples without any error.
+A sample's record, its bytes in the tar, is made and read by `token_records`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import tarfile
+import tempfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hitvideo.data.token_records import INDEX_DTYPE, TAR_BLOCK, TokenSample, npy_bytes, npy_header, parse_sample, record_of
 from hitvideo.errors import ShardError
 from hitvideo.files import json_bytes, locked, sha256, write_synced
 
-# One sample: the bytes of its record in the tar, and in the record the codes (`tokens` integers of `width` bytes, at
-# CODES_AT) and the JSON text of its caption or captions: enough to make a training row without parsing tar, npy or JSON.
-INDEX_DTYPE = np.dtype([
-    ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("tokens", "<u4"),
-    ("caption", "<u4"), ("caption_bytes", "<u4"), ("width", "<u2"), ("bucket", "<u2"),
-])  # fmt: skip
-TAR_BLOCK = 512
-NPY_HEADER = 128  # the same for every flat array: numpy pads the header to a multiple of 64
-CODES_AT = TAR_BLOCK + NPY_HEADER
+_IN_MEMORY = 64 << 20
+_COUNTS = ("samples_in", "samples_out", "rejected")
 
 
-@dataclass(frozen=True)
-class TokenSample:
-    """One clip as codes (each level's indices (t, h, w), coarsest first), with its caption and metadata."""
+class Records:
+    """The records of one shard until it is written: up to 64 MiB in memory, beyond that in an unnamed file in `out`."""
 
-    key: str
-    codes: list[npt.NDArray[np.integer[Any]]]
-    caption: str
-    metadata: dict[str, Any]
-    """Any JSON. `captions`, if present, holds [text, weight] pairs to choose from; `caption` is the first of them."""
-    bucket: int = 0
-    """Number of its clip shape among the dataset's buckets."""
+    def __init__(self, out: Path, samples: Iterable[TokenSample] = ()) -> None:
+        self._spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(out))  # noqa: SIM115
+        self._size = 0
+        self._rows: list[tuple[int, str, int, Any]] = []  # bucket, key, place in the spool, index entry
+        for sample in samples:
+            self.add(sample)
 
-    @property
-    def captions(self) -> list[tuple[str, float]]:
-        """One or more (text, weight) pairs."""
-        return [(text, weight) for text, weight in self.metadata.get("captions", [(self.caption, 1.0)])]
+    def __len__(self) -> int:
+        return len(self._rows)
 
+    def keys(self) -> set[str]:
+        return {key for _, key, _, _ in self._rows}
 
-def pack_codes(codes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """All levels in one flat array, of uint16 if that holds them, else uint32."""
-    flat = np.concatenate([np.asarray(indices).reshape(-1) for indices in codes])
-    return flat.astype(np.uint16 if flat.max(initial=0) < 1 << 16 else np.uint32)
+    def add(self, sample: TokenSample) -> None:
+        """Make the sample's record and parse it back. Raises ShardError if it does not give the same sample."""
+        record, entry = record_of(sample)
+        parsed = parse_sample(record)
+        codes = len(parsed.codes) == len(sample.codes) and all(map(np.array_equal, parsed.codes, sample.codes))
+        if not codes or (parsed.key, parsed.caption) != (sample.key, sample.caption):
+            raise ShardError(f"the record of sample {sample.key!r} does not give it back; please report its key and caption")
+        self._rows.append((sample.bucket, sample.key, self._size, entry))
+        self._spool.seek(self._size)
+        self._spool.write(record)
+        self._size += len(record)
 
+    def write(self, path: Path) -> npt.NDArray[Any]:
+        """Write the tar, sorted by bucket and key, and return its index. The same samples give the same bytes.
 
-def unpack_codes(flat: npt.NDArray[Any], grids: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
-    """The inverse of `pack_codes`, given each level's grid. Raises ShardError if the grids need another size."""
-    sizes = [int(np.prod(grid)) for grid in grids]
-    if sum(sizes) != flat.size:
-        raise ShardError(f"{flat.size} indices do not fill the grids {[list(grid) for grid in grids]}")
-    parts = np.split(flat, np.cumsum(sizes)[:-1])
-    return [part.reshape(tuple(grid)) for part, grid in zip(parts, grids, strict=True)]
+        Raises ShardError if the file does not hold what was written.
+        """
+        rows = sorted(self._rows, key=lambda row: row[:2])
+        index = np.array([row[3] for row in rows], INDEX_DTYPE)
+        index["offset"][1:] = np.cumsum(index["length"][:-1], dtype=np.uint64)
+        with path.open("wb") as file:
+            for (_, _, place, _), entry in zip(rows, index, strict=True):
+                self._spool.seek(place)
+                file.write(self._spool.read(int(entry["length"])))
+            end = file.tell() + 2 * TAR_BLOCK
+            file.write(bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - file.tell()))
+            file.flush()
+            os.fsync(file.fileno())
+        with path.open("rb") as file:
+            for entry in index:
+                if zlib.crc32(file.read(int(entry["length"]))) != entry["crc32"]:
+                    raise ShardError(f"{path}: the bytes at {entry['offset']} are not those that were written")
+        return index
 
-
-def write_shard(path: Path, samples: Sequence[TokenSample]) -> npt.NDArray[Any]:
-    """Write the tar of a token shard and return its index. The same samples give the same bytes."""
-    import webdataset
-
-    index = np.zeros(len(samples), dtype=INDEX_DTYPE)
-    offset = 0
-    with path.open("wb") as file:
-        writer = webdataset.TarWriter(file, user="root", group="root", mode=0o644, mtime=0, compress=False)
-        for entry, sample in zip(index, sorted(samples, key=lambda sample: (sample.bucket, sample.key)), strict=True):
-            flat = pack_codes(sample.codes)
-            codes = npy_bytes(flat)
-            assert len(codes) == NPY_HEADER + flat.nbytes
-            text, span = _description(sample)
-            writer.write({"__key__": sample.key, "codes.npy": codes, "json": text})
-            length = sum(TAR_BLOCK + _whole_blocks(len(member)) for member in (codes, text))
-            text_at = 2 * TAR_BLOCK + _whole_blocks(len(codes))
-            entry["offset"], entry["length"], entry["bucket"] = offset, length, sample.bucket
-            entry["tokens"], entry["width"] = flat.size, flat.itemsize
-            entry["caption"], entry["caption_bytes"] = text_at + span.start, len(span)
-            offset += length
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-    with path.open("rb") as file:
-        for entry in index:
-            entry["crc32"] = zlib.crc32(file.read(int(entry["length"])))
-    return index
-
-
-def parse_sample(record: bytes, bucket: int = 0) -> TokenSample:
-    """One sample from the bytes that its index entry gives: two members of the tar."""
-    members: dict[str, bytes] = {}
-    key, at = "", 0
-    while at < len(record):
-        header = record[at : at + TAR_BLOCK]
-        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:136].rstrip(b"\0 "), 8)
-        key, _, extension = name.partition(".")
-        members[extension] = record[at + TAR_BLOCK : at + TAR_BLOCK + size]
-        at += TAR_BLOCK + _whole_blocks(size)
-    description = json.loads(members["json"])
-    flat = np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False)
-    codes = unpack_codes(flat, description.pop("grids"))
-    return TokenSample(key, codes, description.pop("caption"), description, bucket)
+    def close(self) -> None:
+        """Give up the memory or the file."""
+        self._spool.close()
 
 
 def read_index(out: Path, receipt: dict[str, Any]) -> npt.NDArray[Any]:
-    """A shard's index. Raises ShardError if it cannot be read or differs from the receipt's count."""
-    path = shard_paths(out, receipt["stem"])[1]
+    """A shard's index. Raises ShardError if it cannot be read or is not that of the receipt's samples."""
+    path, count = shard_paths(out, receipt["stem"])[1], receipt["samples_out"]
+    header = npy_header(INDEX_DTYPE, count)
     try:
-        index: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        size = path.stat().st_size
+        right = size == len(header) + count * INDEX_DTYPE.itemsize
+        content = path.read_bytes() if right else b""
+    except OSError as error:
         raise ShardError(f"{path}: cannot read the index: {error}") from error
-    if index.dtype != INDEX_DTYPE or len(index) != receipt["samples_out"]:
-        raise ShardError(f"{path}: has {len(index)} samples, but by its receipt {receipt['samples_out']}")
-    return index
+    if not right or not content.startswith(header):
+        found = max(0, size - len(header)) // INDEX_DTYPE.itemsize
+        raise ShardError(f"{path}: has {size} bytes, room for {found} samples; an index of its receipt's has {count}")
+    return np.frombuffer(content, INDEX_DTYPE, count, len(header))
 
 
 def shard_paths(out: Path, stem: str) -> tuple[Path, Path, Path]:
@@ -132,7 +107,12 @@ def shard_paths(out: Path, stem: str) -> tuple[Path, Path, Path]:
 
 
 def commit(
-    out: Path, stem: str, samples: Sequence[TokenSample], receipt: dict[str, Any], attempt: str, replace: bool = False
+    out: Path,
+    stem: str,
+    samples: Records | Iterable[TokenSample],
+    receipt: dict[str, Any],
+    attempt: str,
+    replace: bool = False,
 ) -> bool:
     """Write tar, index and receipt, unless another task committed the shard first; returns whether this one did.
 
@@ -143,8 +123,9 @@ def commit(
     """
     tar, index_path, receipt_path = shard_paths(out, stem)
     temporary = [out / f".{path.name}.{attempt}" for path in (tar, index_path, receipt_path)]
+    records = samples if isinstance(samples, Records) else Records(out, samples)
     try:
-        index = write_shard(temporary[0], samples)
+        index = records.write(temporary[0])
         write_synced(temporary[1], npy_bytes(index))
         receipt = {**receipt, "tar_sha256": sha256(temporary[0]), "index_sha256": sha256(temporary[1])}
         write_synced(temporary[2], json_bytes(receipt))
@@ -158,35 +139,37 @@ def commit(
             os.link(temporary[2], receipt_path)
             return True
     finally:
+        records.close()
         for path in temporary:
             path.unlink(missing_ok=True)
 
 
-def npy_bytes(array: npt.NDArray[Any]) -> bytes:
-    """The content of a .npy file."""
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    return out.getvalue()
-
-
 def read_receipt(out: Path, stem: str) -> dict[str, Any] | None:
-    """A shard's receipt, or None if it has none."""
+    """A shard's receipt, or None if it has none. Raises ShardError if it is damaged."""
     path = shard_paths(out, stem)[2]
-    receipt: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return receipt
+    try:
+        receipt = json.loads(path.read_bytes())
+        check_receipt(receipt)
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: damaged receipt: {str(error)[:200]}; delete it to do the shard again") from error
+    if receipt["stem"] != stem:
+        raise ShardError(f"{path}: is the receipt of '{str(receipt['stem'])[:100]}'; delete it to do the shard again")
+    return receipt  # type: ignore[no-any-return]
 
 
-def _description(sample: TokenSample) -> tuple[bytes, range]:
-    """A sample's JSON, and the bytes in it that hold the value of `captions`, else of `caption`."""
-    description = {"caption": sample.caption, "grids": [list(indices.shape) for indices in sample.codes], **sample.metadata}
-    text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
-    name = "captions" if "captions" in description else "caption"
-    value = json.dumps(description[name], sort_keys=True, ensure_ascii=False).encode()
-    prefix = f'"{name}": '.encode()  # quotes inside a string are escaped, so this is a key
-    start = text.index(prefix + value) + len(prefix)
-    return text, range(start, start + len(value))
-
-
-def _whole_blocks(size: int) -> int:
-    """`size` rounded up to whole tar blocks."""
-    return -(-size // TAR_BLOCK) * TAR_BLOCK
+def check_receipt(receipt: Any) -> None:
+    """Raise ValueError if a receipt lacks what its readers need: a plain stem, counts that add up, two checksums."""
+    if not isinstance(receipt, dict):
+        raise ValueError("it is not an object")
+    stem, counts = receipt.get("stem"), [receipt.get(name) for name in _COUNTS]
+    if not isinstance(stem, str) or not stem or "/" in stem or "\0" in stem:
+        raise ValueError("its stem is not a file's name")
+    if not all(isinstance(count, int) and 0 <= count < 1 << 53 for count in counts):
+        raise ValueError(f"{', '.join(_COUNTS)} are not all counts")
+    if not all(isinstance(receipt.get(name), str) for name in ("tar_sha256", "index_sha256")):
+        raise ValueError("a checksum is missing")
+    rejects = receipt.get("rejects", [])
+    if not isinstance(rejects, list) or not all(isinstance(reject, dict) for reject in rejects):
+        raise ValueError("rejects is not a list of objects")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,17 @@ import numpy as np
 
 from hitvideo.data.manifest import REJECTS, TOTALS, digest_of, pack_path, rejects_of, sum_of
 from hitvideo.data.manifest_pack import Pack, open_pack
-from hitvideo.data.token_format import CODES_AT, pack_codes, parse_sample, read_index, shard_paths
+from hitvideo.data.names import printable
+from hitvideo.data.token_format import check_receipt, read_index, read_receipt, shard_paths
+from hitvideo.data.token_records import CODES_AT, pack_codes, parse_sample
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import sha256
 
 
-def verify(manifest: Path) -> Iterator[str]:
+def verify(manifest: Path, jobs: int = 1, progress: Callable[[int], object] = lambda _: None) -> Iterator[str]:
     """Every mismatch as a line: totals, receipts, checksums, records, codes and captions of samples, pack, rejects.
 
-    Raises ConfigError if there is no manifest.
+    `jobs` processes share the shards; `progress` is called with 1 after each. Raises ConfigError if there is no manifest.
     """
     content = _read(manifest)
     receipts: list[dict[str, Any]] = content.pop("shards")
@@ -28,34 +34,55 @@ def verify(manifest: Path) -> Iterator[str]:
         yield f"{manifest}: its totals ({sum_of(content)}) are not the sums of its receipts"
     if content["digest"] != digest_of(receipts):
         yield f"{manifest}: its digest does not match its receipts"
-    for receipt in receipts:
-        yield from _verify_shard(manifest.parent, receipt, content)
+    check = partial(_verify_shard, manifest.parent, description=content)
+    with ProcessPoolExecutor(jobs, get_context("forkserver")) if jobs > 1 else nullcontext() as pool:
+        for faults in pool.map(check, receipts) if pool else map(check, receipts):
+            yield from faults
+            progress(1)
     yield from _verify_pack(manifest, content, receipts)
     rejects = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects_of(receipts))
     path = manifest.with_name(REJECTS)
-    if not path.is_file() or path.read_text() != rejects:
+    if not path.is_file() or path.read_bytes() != rejects.encode(errors="backslashreplace"):
         yield f"{path}: differs from the rejects in the receipts"
 
 
+def shards_of(manifest: Path) -> int:
+    """The number of a manifest's shards. Raises ConfigError."""
+    return len(_read(manifest)["shards"])
+
+
 def _read(manifest: Path) -> dict[str, Any]:
+    """The content of a manifest with everything that its readers rely on. Raises ConfigError."""
     try:
-        content: dict[str, Any] = json.loads(manifest.read_text())
-        assert {"digest", "shards", *TOTALS} <= content.keys()
+        content: dict[str, Any] = json.loads(manifest.read_bytes())
+        if not isinstance(content, dict) or not {"digest", "shards", *TOTALS} <= content.keys():
+            raise ValueError("digest, shards or totals are missing")
+        if not isinstance(content["shards"], list):
+            raise ValueError("shards is not a list")
+        for receipt in content["shards"]:
+            check_receipt(receipt)
     except OSError as error:
-        raise ConfigError(f"{manifest}: cannot be read: {error}") from error
-    except (ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(f"{manifest}: not a manifest of tokenize_shards: {error!r}") from error
+        raise ConfigError(f"{manifest}: cannot be read: {error.strerror}; give the manifest.json of a dataset") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{manifest}: not a manifest of tokenize_shards: {str(error)[:200]}") from error
     return content
 
 
-def _verify_shard(folder: Path, receipt: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+def _verify_shard(folder: Path, receipt: dict[str, Any], description: dict[str, Any]) -> list[str]:
+    return list(_faults_of_shard(folder, receipt, description))
+
+
+def _faults_of_shard(folder: Path, receipt: dict[str, Any], description: dict[str, Any]) -> Iterator[str]:
     tar, index_path, receipt_path = shard_paths(folder, receipt["stem"])
     if receipt["samples_in"] != receipt["samples_out"] + receipt["rejected"]:
         yield f"{tar}: {receipt['samples_in']} in ≠ {receipt['samples_out']} out + {receipt['rejected']} rejected"
     if "rejects" in receipt and len(receipt["rejects"]) != receipt["rejected"]:
         yield f"{receipt_path}: {receipt['rejected']} rejected, {len(receipt['rejects'])} listed"
-    if not receipt_path.is_file() or json.loads(receipt_path.read_text()) != receipt:
-        yield f"{receipt_path}: missing, or differs from the manifest"
+    try:
+        if read_receipt(folder, receipt["stem"]) != receipt:
+            yield f"{receipt_path}: missing, or differs from the manifest"
+    except ShardError as error:
+        yield str(error)
     for path, expected in ((tar, receipt["tar_sha256"]), (index_path, receipt["index_sha256"])):
         if not path.is_file():
             yield f"{path}: missing"
@@ -68,16 +95,21 @@ def _verify_shard(folder: Path, receipt: dict[str, Any], manifest: dict[str, Any
         return
     if tar.is_file():
         keys = set()
+        size = tar.stat().st_size
         with tar.open("rb") as file:
             for number, entry in enumerate(index):
-                file.seek(int(entry["offset"]))
-                record = file.read(int(entry["length"]))
+                offset, length = int(entry["offset"]), int(entry["length"])
+                if offset + length > size:
+                    yield f"{tar}: sample {number} is beyond the end of the file"
+                    continue
+                file.seek(offset)
+                record = file.read(length)
                 if zlib.crc32(record) != entry["crc32"]:
                     yield f"{tar}: sample {number} is damaged ({len(record)} bytes read)"
                     continue
-                key, fault = _fault_of(record, entry, manifest)
+                key, fault = _fault_of(record, entry, description)
                 if fault or key in keys:
-                    yield f"{tar}: sample {number}, {key}: {fault or 'the key occurs twice'}"
+                    yield f"{tar}: sample {number}, {printable(key)}: {fault or 'the key occurs twice'}"
                 keys.add(key)
 
 
@@ -85,21 +117,26 @@ def _fault_of(record: bytes, entry: Any, manifest: dict[str, Any]) -> tuple[str,
     """A sample's key, and what is wrong with its content or its index entry; empty if nothing is."""
     try:
         sample = parse_sample(record)
-    except (ShardError, ValueError, KeyError) as error:
+    except ShardError as error:
         return "?", f"cannot be parsed: {error}"
-    buckets = manifest.get("buckets") or [manifest]
-    grids = buckets[int(entry["bucket"])]["grids"] if entry["bucket"] < len(buckets) else None
-    if [list(indices.shape) for indices in sample.codes] != grids:
+    try:
+        buckets = manifest.get("buckets") or [manifest]
+        grids = buckets[int(entry["bucket"])]["grids"] if entry["bucket"] < len(buckets) else None
+        bits = [int(level["num_bits"]) for level in manifest["hierarchy"]["levels"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return sample.key, f"the manifest's grids or levels are damaged: {error!r:.200}"
+    if [list(indices.shape) for indices in sample.codes] != grids or len(bits) != len(sample.codes):
         return sample.key, f"its grids are not those of bucket {entry['bucket']}"
-    for level, (indices, facts) in enumerate(zip(sample.codes, manifest["hierarchy"]["levels"], strict=True)):
-        if int(indices.max()) >> facts["num_bits"]:
-            return sample.key, f"level {level} holds {indices.max()}, its codebook has {1 << facts['num_bits']}"
+    for level, (indices, num_bits) in enumerate(zip(sample.codes, bits, strict=True)):
+        if int(indices.max(initial=0)) >> max(0, min(num_bits, 63)):
+            return sample.key, f"level {level} holds {indices.max()}, its codebook has 2^{num_bits} codes"
     width = np.uint16 if entry["width"] == 2 else np.uint32
-    flat = np.frombuffer(record, width, int(entry["tokens"]), CODES_AT)
-    start = int(entry["caption"])
+    tokens, start = int(entry["tokens"]), int(entry["caption"])
+    fits = CODES_AT + tokens * np.dtype(width).itemsize <= len(record)
+    flat = np.frombuffer(record, width, tokens, CODES_AT) if fits else None
     expected = json.dumps(sample.metadata.get("captions", sample.caption), sort_keys=True, ensure_ascii=False).encode()
     found = record[start : start + int(entry["caption_bytes"])]
-    if not np.array_equal(flat, pack_codes(sample.codes)) or found != expected:
+    if flat is None or not np.array_equal(flat, pack_codes(sample.codes)) or found != expected:
         return sample.key, "its index entry gives other places for codes or caption"
     return sample.key, ""
 
@@ -113,7 +150,7 @@ def _verify_pack(manifest: Path, header: dict[str, Any], receipts: list[dict[str
         return
     if pack.header != header:
         yield f"{path}: belongs to another manifest"
-    elif [stem.decode() for stem in pack.stems] != [receipt["stem"] for receipt in receipts]:
+    elif [stem.decode(errors="replace") for stem in pack.stems] != [receipt["stem"] for receipt in receipts]:
         yield f"{path}: has other shards than the manifest"
     else:
         for number, receipt in enumerate(receipts):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import threading
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,8 @@ import webdataset
 
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.rows import choose_caption
-from hitvideo.data.token_format import TokenSample, commit, pack_codes, parse_sample, shard_paths, unpack_codes, write_shard
+from hitvideo.data.token_format import Records, commit, shard_paths
+from hitvideo.data.token_records import TokenSample, pack_codes, parse_sample, unpack_codes
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import sha256
@@ -44,15 +48,15 @@ def names(folder: Path) -> set[str]:
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     samples = [make_sample(k) for k in range(20)]
-    one = write_shard(tmp_path / "a.tar", samples)
-    other = write_shard(tmp_path / "b.tar", samples[::-1])  # whatever their order
+    one = Records(tmp_path, samples).write(tmp_path / "a.tar")
+    other = Records(tmp_path, samples[::-1]).write(tmp_path / "b.tar")  # whatever their order
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     np.testing.assert_array_equal(one, other)
 
 
 def test_webdataset_reads_it(tmp_path: Path) -> None:
     samples = [make_sample(k) for k in range(12)]
-    write_shard(tmp_path / "a.tar", samples)
+    Records(tmp_path, samples).write(tmp_path / "a.tar")
     found = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
     for item, expected in zip(found, samples, strict=True):
         description = json.loads(item["json"])
@@ -63,7 +67,7 @@ def test_webdataset_reads_it(tmp_path: Path) -> None:
 
 def test_the_index_finds_every_sample(tmp_path: Path) -> None:
     samples = [make_sample(k) for k in range(30)]
-    index = write_shard(tmp_path / "a.tar", samples)
+    index = Records(tmp_path, samples).write(tmp_path / "a.tar")
     content = (tmp_path / "a.tar").read_bytes()
     for entry, expected in zip(index, samples, strict=True):
         assert_equal(parse_sample(content[entry["offset"] : entry["offset"] + entry["length"]]), expected)
@@ -208,6 +212,19 @@ def test_many_tars_few_handles(tmp_path: Path) -> None:
     del data
 
 
+def test_loaders_that_come_and_go_leave_few_handles(tmp_path: Path) -> None:
+    manifest = make_token_shards(tmp_path, shards=100, per_shard=1)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        data = TokenDataset(manifest)
+        threads = [threading.Thread(target=data.read, args=(range(100),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 66
+
+
 def test_buckets(tmp_path: Path) -> None:
     """Two clip shapes per shard: each is a dataset of its own, and errors use the tar's own numbering."""
     shapes = [[(1, 2, 2)], [(1, 1, 1), (1, 2, 2)]]
@@ -240,6 +257,36 @@ def test_a_caption_is_chosen_by_weight() -> None:
     assert [choose_caption(text, coin) for coin in (0, 0.24, 0.26, 0.74, 0.76, 0.999999)] == list("aabbcc")
     for plain in ("", "Zürich", 'a "quoted" \\ caption\n'):
         assert choose_caption(json.dumps(plain, ensure_ascii=False).encode(), 0.5) == plain
+
+
+def test_a_sample_of_the_captions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At most so many, drawn by a seed from all shards; what cannot be read is counted in one line."""
+    data = TokenDataset(make_token_shards(tmp_path, shards=4, per_shard=50))
+    captions = [sample.caption for sample in data]
+    assert list(data.captions()) == list(data.captions(most=200)) == list(data.captions(most=10**9)) == captions
+    some = list(data.captions(most=40, seed=1))
+    assert len(some) == 40
+    assert some == list(data.captions(most=40, seed=1)) != list(data.captions(most=40, seed=2))
+    assert set(some) < set(captions)
+    tar = shard_paths(tmp_path, "000002")[0]
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with caplog.at_level(logging.WARNING):
+        found = list(TokenDataset(tmp_path / "manifest.json").captions())
+    kept = (5000 - 1024) // int(np.load(tmp_path / "000002.index.npy")[0]["length"]) + 1
+    assert found == captions[: 100 + kept] + captions[150:]
+    assert len(caplog.messages) == 1
+    assert f"{50 - kept} samples" in caplog.text
+
+
+def test_several_captions_of_a_sample_count_as_several(tmp_path: Path) -> None:
+    captions = [[[f"{k} {n}", 1.0] for n in range(5)] for k in range(20)]
+    samples = [TokenSample(f"k{k:03d}", make_sample(k).codes, "0", {"captions": captions[k]}) for k in range(20)]
+    assert commit(tmp_path, "000000", samples, receipt(20), "x")
+    manifest = write_manifest(tmp_path, [json.loads(shard_paths(tmp_path, "000000")[2].read_text())], {"grids": GRIDS})
+    data = TokenDataset(manifest)
+    assert len(list(data.captions())) == 100
+    assert [len(list(data.captions(most))) for most in (3, 20, 39, 40, 100, 1000)] == [3, 20, 20, 40, 100, 100]
+    assert len({text.split()[0] for text in islice(data.captions(most=20), 20)}) == 20
 
 
 def test_captions_are_found_without_parsing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hitvideo.data.manifest import write_manifest
-from hitvideo.data.token_format import npy_bytes
+from hitvideo.data.token_records import npy_bytes
 from hitvideo.data.verify import verify
 from hitvideo.errors import ConfigError
 from hitvideo.files import json_bytes, sha256
