@@ -6,7 +6,8 @@ r"""Turn video shards into token shards, offline.
     python -m tokenize_shards --engine ray RUN.yaml …         (the same work, mapped over a Ray cluster)
 
 A shard is done when its receipt is next to it. Running the same command again, after a kill or a lost task, does what is
-missing and gives the same bytes. When the last receipt is there, manifest.json is written. Clips that cannot be used are
+missing and gives the same bytes. A shard that fails (a store that does not answer, a full disk) is tried again, then named,
+and the exit code is 1. When the last receipt is there, manifest.json is written. Clips that cannot be used are
 listed in the receipt and in rejects.jsonl; `--retry-rejects` does the shards that have some again.
 """
 
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from hitvideo.config import needed
 from hitvideo.errors import ConfigError
-from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, command_line, guarded
+from hitvideo.runs.ownership import write_fault
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, command_line, guarded
 from hitvideo.settings.programs import TokenizeRun, load_settings_as
 from hitvideo.settings.tokenize_shards import TaskSection
 
@@ -35,19 +37,27 @@ def main(arguments: list[str]) -> int:
     from tokenize_shards.contract import settle_contract
     from tokenize_shards.encoder import DeviceTokenizer
     from tokenize_shards.finish import finish
-    from tokenize_shards.task import run_task, worker_count
+    from tokenize_shards.source import prepare_output
+    from tokenize_shards.task import FailedShardsError, run_task, worker_count
 
     shards = list_shards(pattern)
+    prepare_output(shards, out)
     device_tokenizer = DeviceTokenizer(settings)
     settle_contract(out, device_tokenizer)
     if settings.task.engine == "ray":
         from tokenize_shards.ray_engine import run_on_ray
 
         run_on_ray(shards, out, settings, worker_count(settings))
-    elif not run_task(shards, out, device_tokenizer, index, count):
-        print("stopped on request; run the same command again to continue", file=sys.stderr)
-        return EXIT_STOPPED
-    print(finish(out, shards, device_tokenizer, settings.task.lease_seconds), file=sys.stderr)
+    else:
+        try:
+            if not run_task(shards, out, device_tokenizer, index, count):
+                print("stopped on request; run the same command again to continue", file=sys.stderr)
+                return EXIT_STOPPED
+        except FailedShardsError as error:
+            write_fault(error)
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_FAULT
+    print(finish(out, shards, device_tokenizer), file=sys.stderr)
     return EXIT_DONE
 
 
@@ -68,10 +78,10 @@ def which_task(task: TaskSection) -> tuple[int, int]:
         raise ConfigError("task.index and task.count belong together; give both or neither")
     if task.index is not None and task.count is not None:
         index, count = task.index, task.count
-    else:
+    else:  # --array=3,7,12 or 0-30:2 are fine: tasks that begin with the same shards help each other
         first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-        index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) - first
         count = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+        index = (int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) - first) % max(1, count)
     if not 0 <= index < count:
         raise ConfigError(f"task {index} of {count}: the index runs from 0 to {count - 1}")
     return index, count

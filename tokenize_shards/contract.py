@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from hitvideo.errors import ConfigError
-from hitvideo.files import json_bytes, process_name, write_synced
+from hitvideo.files import json_bytes, process_name, read_json, write_synced
 from tokenize_shards.encoder import DeviceTokenizer
 
 CONTRACT = "contract.json"
@@ -28,12 +27,14 @@ def settle_contract(out: Path, device_tokenizer: DeviceTokenizer) -> None:
     write_synced(temporary, json_bytes(content))
     try:
         os.link(temporary, path)
+    except PermissionError as error:
+        raise ConfigError(f"data.out {out}: its file system has no hard links, which commits need: {error}") from error
     except FileExistsError:
-        found = json.loads(path.read_text())
-        if found["contract"] != device_tokenizer.contract:
+        found = read_json(path, "contract of a job; if its token shards are not needed, delete the directory")
+        if found.get("contract") != device_tokenizer.contract:
             keys = [key for key in content if content[key] != found.get(key) and key != "contract"]
             raise ConfigError(
-                f"data.out {out} was made with other settings: {', '.join(keys)} (contract {found['contract']}, now "
+                f"data.out {out} was made with other settings: {', '.join(keys)} (contract {found.get('contract')}, now "
                 f"{device_tokenizer.contract}); set data.out to an empty directory, or delete the old shards"
             ) from None
     finally:

@@ -18,7 +18,7 @@ from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape
 from hitvideo.ops.precision import DTYPES
 from hitvideo.settings.programs import TokenizeRun
-from hitvideo.video.decode import Fit
+from hitvideo.video.fitting import Fit
 from hitvideo.video.pixels import Frames, to_uint8, to_unit
 from hitvideo.video_tokenizer.weights import load_video_tokenizer, weights_fingerprint
 from tokenize_shards.recipe import Recipe
@@ -35,8 +35,11 @@ class DeviceTokenizer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = settings
         self.weights = weights.resolve()
-        self.fingerprint = weights_fingerprint(weights)
-        self.video_tokenizer, self.clip = load_video_tokenizer(weights, self.device)
+        try:
+            self.fingerprint = weights_fingerprint(weights)
+            self.video_tokenizer, self.clip = load_video_tokenizer(weights, self.device)
+        except ConfigError as error:
+            raise ConfigError(f"video_tokenizer.weights: {error}") from error
         data = settings.data
         fit: Fit = data.fit
         buckets = data.buckets or (self.clip,)

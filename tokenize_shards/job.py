@@ -1,6 +1,7 @@
 """The pipeline from video shards to token shards, which keeps the decoders and the device busy.
 
 Each sample of a video shard becomes either clips in the token shard or a reject with a reason. The receipt's counts add up.
+An error that is not a sample's own fails its shard, which then gets no receipt; the other shards go on.
 The output bytes do not depend on the task, earlier shards, time or the number of workers, because a batch never mixes
 shards: the arithmetic of a shard is always the same.
 
@@ -11,25 +12,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from hitvideo.data.names import printable
 from hitvideo.data.remote import Shard
-from hitvideo.data.token_format import TokenSample, commit
+from hitvideo.data.token_format import Records, commit
+from hitvideo.data.token_records import TokenSample
 from hitvideo.data.video_shards import ShardListing, VideoMember, scan
-from hitvideo.errors import ShardError, VideoError
+from hitvideo.errors import HiTVideoError, ShardError, VideoError
 from hitvideo.files import process_name
 from hitvideo.video.pixels import Frames
-from tokenize_shards.decoding import DecodingPool
+from tokenize_shards.decoding import DecodingPool, WorkerError, within
 from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.leases import Flush
 from tokenize_shards.recipe import Decoded
+from tokenize_shards.rejects import RejectShare, TooManyRejectsError
+from tokenize_shards.source import identity, unchanged
+
+_LONGEST_MESSAGE = 500
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +64,10 @@ class ShardWork:
 
     shard: Shard
     listing: ShardListing
-    samples: list[TokenSample] = field(default_factory=list)
+    source: dict[str, Any]
+    records: Records
+    failure: Exception | None = None
+    """Why it gets no receipt now."""
     rejects: list[dict[str, str]] = field(default_factory=list)
     tokenized: int = 0
     """The number of videos that gave clips."""
@@ -66,7 +78,9 @@ class ShardWork:
     """The batch whose codes are still on the device."""
 
     def reject(self, key: str, reason: str, message: str) -> None:
-        self.rejects.append({"key": key, "reason": reason, "message": message})
+        message = message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "…"
+        message = message.encode(errors="backslashreplace").decode()  # a lone surrogate cannot be written
+        self.rejects.append({"key": printable(key), "reason": reason, "message": message})
 
 
 class Video(NamedTuple):
@@ -83,29 +97,40 @@ class EndOfShard(NamedTuple):
     work: ShardWork
 
 
+class Outcome(NamedTuple):
+    """A shard that is committed or, with a failure, is not."""
+
+    shard: Shard
+    failure: Exception | None
+
+
 class Pipeline:
     """Runs shards through the pool and the device tokenizer, and holds the work in progress."""
 
     def __init__(self, device_tokenizer: DeviceTokenizer, pool: DecodingPool, out: Path, replace: bool = False) -> None:
         """With `replace`, a commit overwrites an existing receipt."""
         self.device_tokenizer, self.pool, self.out, self.replace = device_tokenizer, pool, out, replace
-        self.batch = device_tokenizer.settings.data.batch
-        self.ahead = 2 * self.batch + pool.workers
+        settings = device_tokenizer.settings
+        self.batch, self.read_seconds = settings.data.batch, settings.data.read_seconds
+        self.ahead = max(1, 2 * self.batch // settings.data.clips_per_video) + pool.workers
+        self.share = RejectShare(settings.task.most_rejected)
         self.stages = Stages()
 
-    def __call__(self, shards: Iterable[Shard | Flush], progress: Callable[[int], object]) -> Iterator[Shard]:
-        """Tokenize shards and yield each one once it is committed. A Flush in `shards` commits all work in progress.
+    def __call__(self, shards: Iterable[Shard | Flush], progress: Callable[[int], object]) -> Iterator[Outcome]:
+        """Tokenize shards and yield each one once it is done with. A Flush in `shards` ends all work in progress.
 
-        Calls `progress` with the bytes of video done since the last call.
+        Calls `progress` with the bytes of video done since the last call. Raises TooManyRejectsError.
         """
         with ThreadPoolExecutor(1, "commit") as writer:
-            commits: deque[Future[Shard]] = deque()
+            commits: deque[Future[Outcome]] = deque()
             for event in self._decoding(shards):
                 if isinstance(event, Video):
-                    self._take(event.work, event.member, event.future)
+                    if not event.work.failure:
+                        _guard(event.work, partial(self._take, event.work, event.member, event.future))
                     progress(event.member.video.size)
                 elif isinstance(event, EndOfShard):
-                    self._finish(event.work)
+                    if not event.work.failure:
+                        _guard(event.work, partial(self._finish, event.work))
                     commits.append(writer.submit(self._commit, event.work))
                     if len(commits) > 1:  # write one shard while the next is encoded
                         yield commits.popleft().result()
@@ -128,26 +153,41 @@ class Pipeline:
             work = self._open(shard)
             self.stages.scan += time.perf_counter() - start
             for member in work.listing.samples:
+                if work.failure:
+                    break
                 waiting.append(Video(work, member, self.pool.submit(shard, member, self.device_tokenizer.recipe)))
                 while len(waiting) > self.ahead:
                     yield waiting.popleft()
             waiting.append(EndOfShard(work))
         yield from waiting
 
-    @staticmethod
-    def _open(shard: Shard) -> ShardWork:
-        try:
-            work = ShardWork(shard, scan(shard))
-        except ShardError as error:
-            work = ShardWork(shard, ShardListing(shard, truncated=str(error)))
+    def _open(self, shard: Shard) -> ShardWork:
+        """List a shard. A file that is no tar is one reject; a store that does not answer is a failure."""
+        work = ShardWork(shard, ShardListing(shard), {}, Records(self.out))
+
+        def listed() -> None:
+            work.source = identity(shard)
+            try:
+                work.listing = scan(shard)
+            except ShardError as error:
+                work.listing = ShardListing(shard, truncated=str(error))
+
+        _guard(work, lambda: within(self.read_seconds, f"{shard}: listing it", listed))
         for key, reason in work.listing.bad:
-            work.reject(key, reason, f"{shard.name}: {key}: {reason}")
+            work.reject(key, reason, f"{shard.name}: {printable(key)}: {reason}")
         if work.listing.truncated:
             work.reject("", "truncated", work.listing.truncated)
+        self._count(work, len(work.rejects), 0)
         return work
 
+    def _count(self, work: ShardWork, videos: int, before: int) -> None:
+        """Count videos for the share of rejects, and those rejects of a shard that come after the first `before`."""
+        new = work.rejects[before:]
+        self.share.take(videos, Counter(reject["reason"] for reject in new), new[0]["message"] if new else "")
+        self.share.check()
+
     def _take(self, work: ShardWork, member: VideoMember, future: Future[Decoded]) -> None:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), len(work.rejects)
         try:
             decoded = future.result()
         except VideoError as error:
@@ -156,6 +196,7 @@ class Pipeline:
             return
         finally:
             self.stages.wait += time.perf_counter() - start
+            self._count(work, 1, before)
         several = self.device_tokenizer.recipe.clips_per_video > 1
         keys = [f"{member.key}@{number:03d}" if several else member.key for number in range(len(decoded.clips))]
         if work.keys & set(keys):  # a video's key may equal the key of another video's second clip
@@ -187,7 +228,7 @@ class Pipeline:
             per_level = [indices.cpu().numpy() for indices in codes]
             for row, sample in enumerate(samples):
                 known = (sample.key, [indices[row] for indices in per_level], sample.caption, sample.metadata)
-                work.samples.append(TokenSample(*known, sample.bucket))
+                work.records.add(TokenSample(*known, sample.bucket))
             work.encoded = None
 
     def _finish(self, work: ShardWork) -> None:
@@ -199,28 +240,50 @@ class Pipeline:
         self.stages.encode += time.perf_counter() - start
         self.stages.rejects += len(work.rejects)
 
-    def _commit(self, work: ShardWork) -> Shard:
+    def _commit(self, work: ShardWork) -> Outcome:
         start = time.perf_counter()
-        receipt = receipt_of(work, self.device_tokenizer.contract)
-        commit(self.out, work.shard.stem, work.samples, receipt, process_name(), self.replace)
+
+        def committed() -> None:
+            unchanged(work.shard, work.source)
+            receipt = receipt_of(work, self.device_tokenizer.contract)
+            attempt = f"{process_name()}-{uuid.uuid4().hex[:8]}"  # containers may share host name and process number
+            commit(self.out, work.shard.stem, work.records, receipt, attempt, self.replace)
+
+        if not work.failure:
+            _guard(work, committed)
+        work.records.close()
         self.stages.commit += time.perf_counter() - start
-        return work.shard
+        return Outcome(work.shard, work.failure)
+
+
+def _guard(work: ShardWork, call: Callable[[], object]) -> None:
+    """Let an error fail its shard only. Too many rejects end the task."""
+    try:
+        call()
+    except TooManyRejectsError:
+        raise
+    except Exception as error:
+        work.failure = error
+        expected = isinstance(error, OSError | HiTVideoError | WorkerError)
+        log.error("%s failed: %s", work.shard, error, exc_info=None if expected else error)
 
 
 def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
     """Return the receipt of a shard. Raises ShardError if a sample is lost or duplicated."""
     found = len(work.listing.samples) + len(work.listing.bad) + bool(work.listing.truncated)
-    if work.tokenized + len(work.rejects) != found or work.keys != {sample.key for sample in work.samples}:
+    clips = len(work.records)
+    if work.tokenized + len(work.rejects) != found or work.keys != work.records.keys() or len(work.keys) != clips:
         raise ShardError(
             f"{work.shard}: samples are lost or duplicated: {found} found, {work.tokenized} tokenized, {len(work.rejects)} "
-            f"rejected; {len(work.samples)} clips with {len(work.keys)} keys"
+            f"rejected; {clips} clips with {len(work.keys)} keys"
         )
     return {
         "stem": work.shard.stem,
         "source": work.shard.name,
+        **work.source,
         "videos": found,
-        "samples_in": len(work.samples) + len(work.rejects),
-        "samples_out": len(work.samples),
+        "samples_in": clips + len(work.rejects),
+        "samples_out": clips,
         "rejected": len(work.rejects),
         "rejects": sorted(work.rejects, key=lambda reject: (reject["key"], reject["reason"])),
         "contract": contract,
@@ -228,5 +291,7 @@ def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
 
 
 def tokenize_shard(shard: Shard, out: Path, device_tokenizer: DeviceTokenizer, pool: DecodingPool) -> None:
-    """Tokenize one video shard and commit it, unless another task committed it first."""
-    list(Pipeline(device_tokenizer, pool, out)([shard], lambda _: None))
+    """Tokenize one video shard and commit it, unless another task committed it first. Raises what made it fail."""
+    for outcome in Pipeline(device_tokenizer, pool, out)([shard], lambda _: None):
+        if outcome.failure:
+            raise outcome.failure

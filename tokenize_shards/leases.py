@@ -1,8 +1,8 @@
 """Leases: which task does which shard, and how other tasks find out that it died.
 
-A task begins with its own shards, dealt out by size, and then helps the others. Before a shard it creates a lease file,
-which fails if there is one, and touches it while it works; a stale lease is taken over. Leases only save work: two tasks
-that do the same shard give the same bytes, and the first commit wins.
+A task begins with its own shards, dealt out by size, and then helps the others. Before a shard it creates a lease file with
+its name in it, which fails if there is one, and touches it while it works; a stale lease is taken over. Leases only save
+work: two tasks that do the same shard give the same bytes, and the first commit wins.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import heapq
 import os
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +44,8 @@ class Leases:
         self.folder = out / ".leases"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds = seconds
-        self._clock = self.folder / f"clock.{process_name()}"  # the file system's own time; machines' clocks differ
+        self._name = f"{process_name()}-{uuid.uuid4().hex[:8]}"  # containers may share host name and process number
+        self._clock = self.folder / f"clock.{self._name}"  # the file system's own time; machines' clocks differ
         self._held: set[Path] = set()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -55,8 +58,9 @@ class Leases:
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self._ending.set()
         self._thread.join()
-        for path in (*self._held, self._clock):
-            path.unlink(missing_ok=True)
+        for path in list(self._held):
+            self._drop(path)
+        self._clock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: other tasks are at work
             self.folder.rmdir()
 
@@ -65,7 +69,8 @@ class Leases:
         path = self.folder / f"{name}.lease"
         for _ in range(2):
             try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                with path.open("x") as file:
+                    file.write(self._name)
             except FileExistsError:
                 if path in self._held or not self._expired(path):
                     return False
@@ -77,9 +82,18 @@ class Leases:
         return False
 
     def release(self, name: str) -> None:
-        path = self.folder / f"{name}.lease"
+        self._drop(self.folder / f"{name}.lease")
+
+    def _drop(self, path: Path) -> None:
         self._held.discard(path)
-        path.unlink(missing_ok=True)
+        if self._is_ours(path):  # else this task was considered dead, and another one has it now
+            path.unlink(missing_ok=True)
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return path.read_text() == self._name
+        except FileNotFoundError:
+            return False
 
     def _expired(self, path: Path) -> bool:
         self._clock.touch()
@@ -91,12 +105,52 @@ class Leases:
     def _beat(self) -> None:
         while not self._ending.wait(self.seconds / 4):
             for path in list(self._held):
-                with contextlib.suppress(FileNotFoundError):  # this task was considered dead; the first commit wins
-                    os.utime(path)
+                with contextlib.suppress(OSError):  # a store may be out of reach for a while
+                    if self._is_ours(path):
+                        os.utime(path)
 
 
 class Flush(NamedTuple):
     """A request to the pipeline among its shards: commit all work in progress."""
+
+
+class Failures:
+    """Shards that failed in this task: which may be tried again, and when."""
+
+    def __init__(self, attempts: int, seconds: float) -> None:
+        """`attempts` per shard; `seconds`: the pause before the second, twice that before the third, and so on."""
+        self.attempts, self.seconds = attempts, seconds
+        self.in_a_row = 0
+        """Shards that failed since the last one that did not."""
+        self.last: dict[Shard, Exception] = {}
+        """Each failed shard's last error."""
+        self._count: Counter[Shard] = Counter()
+        self._new = 0  # the most attempts of any shard that failed since the last pause
+
+    def note(self, shard: Shard, failure: Exception | None) -> None:
+        """Record how an attempt at a shard ended."""
+        if failure is None:
+            self.in_a_row = 0
+            self.last.pop(shard, None)
+        else:
+            self.in_a_row += 1
+            self.last[shard] = failure
+            self._count[shard] += 1
+            self._new = max(self._new, self._count[shard])
+
+    def may_try(self, shard: Shard) -> bool:
+        """Whether this task may try the shard once more."""
+        return self._count[shard] < self.attempts
+
+    def pause(self, stopping: Callable[[], bool]) -> bool:
+        """Wait if any shard failed since the last pause that may be tried again; returns whether there was one."""
+        new, self._new = self._new, 0
+        if not 0 < new < self.attempts:
+            return False
+        deadline = time.monotonic() + self.seconds * 2 ** (new - 1)
+        while time.monotonic() < deadline and not stopping():
+            time.sleep(min(0.2, self.seconds))
+        return True
 
 
 def done(out: Path, stem: str) -> bool:
@@ -105,11 +159,17 @@ def done(out: Path, stem: str) -> bool:
 
 
 def claims(
-    mine: Sequence[Shard], others: Sequence[Shard], out: Path, leases: Leases, stopping: Callable[[], bool]
+    mine: Sequence[Shard],
+    others: Sequence[Shard],
+    out: Path,
+    leases: Leases,
+    stopping: Callable[[], bool],
+    failures: Failures,
 ) -> Iterator[Shard | Flush]:
     """Yield shards to do, each leased: first mine, then what others leave undone. A Flush ends each pass over them.
 
-    When live tasks hold everything that is left, one task waits to take over from any that dies; the others may end.
+    A shard that failed is tried again in the next pass, after a pause, until this task has tried it often enough. When live
+    tasks hold everything that is left, one task waits to take over from any that dies; the others may end.
     """
     left = [shard for shard in (*mine, *others) if not done(out, shard.stem)]
     watching = False
@@ -124,9 +184,10 @@ def claims(
                 continue
             yield shard
         yield Flush()
-        left = [shard for shard in left if not done(out, shard.stem)]
+        left = [shard for shard in left if not done(out, shard.stem) and failures.may_try(shard)]
+        retrying = failures.pause(stopping)
         watching = watching or (bool(left) and leases.take(_WATCH))
-        if left and not watching:
+        if left and not watching and not retrying:
             return
-        if left:
+        if left and not retrying:
             time.sleep(min(1.0, leases.seconds / 4))

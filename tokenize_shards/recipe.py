@@ -11,7 +11,8 @@ from hitvideo.data.video_shards import VideoMember, VideoSample, read
 from hitvideo.errors import VideoError
 from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
-from hitvideo.video.decode import Fit, decode_clips, upright_aspect
+from hitvideo.video.decode import DECODING, decode_clips, upright_aspect
+from hitvideo.video.fitting import Fit
 from hitvideo.video.pixels import Frames
 
 # A key plus its extension must fit the 100-byte name field of a plain tar header.
@@ -32,8 +33,13 @@ class Recipe:
     def described(self) -> dict[str, Any]:
         """Return the settings of the recipe that decide a token shard's content."""
         clips = {str(number): clip.model_dump(mode="json") for number, clip in enumerate(self.buckets)}
-        cut = {"fit": self.fit, "clips_per_video": self.clips_per_video, "stride": self.stride}
-        return {"buckets": clips, **cut, "limits": self.limits.model_dump(mode="json")}
+        clipping = {"fit": self.fit, "clips_per_video": self.clips_per_video, "stride": self.stride}
+        return {"buckets": clips, **clipping, "limits": self.limits.model_dump(mode="json"), "decoding": DECODING}
+
+    def described_clip(self, sample: VideoSample, bucket: int) -> dict[str, Any]:
+        """The metadata of a video's clips. A token shard has its own caption and grids."""
+        known = {key: value for key, value in sample.metadata.items() if key not in ("caption", "grids")}
+        return {**known, "fps": self.buckets[bucket].fps}
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,38 @@ class Decoded:
 
 
 def decode_member(shard: Shard, member: VideoMember, recipe: Recipe) -> Decoded:
-    """Cut a sample of a video shard into clips. Raises VideoError if the sample is bad, ShardError if the tar has changed."""
-    name = f"{shard.name}: {member.key}"
+    """Cut a sample of a video shard into clips. Raises VideoError if the sample is bad; see `fetch` for other errors."""
+    return cut(fetch(shard, member, recipe), recipe, f"{shard.name}: {member.key}")
+
+
+def fetch(shard: Shard, member: VideoMember, recipe: Recipe) -> VideoSample:
+    """Read a sample that is within the limits.
+
+    Raises VideoError if the sample is bad, ShardError if the tar has changed, OSError if the store does not give it.
+    """
     if len(member.key.encode()) > LONGEST_KEY:
         found = f"the key {member.key[:40]}… has {len(member.key.encode())} bytes; the limit is {LONGEST_KEY}"
         raise VideoError("long_key", f"{shard.name}: {found}")
-    sample = read(shard, member)
-    bucket, clips = _cut(sample, recipe, name)
-    known = {key: value for key, value in sample.metadata.items() if key not in ("caption", "grids")}
-    return Decoded(sample.caption, {**known, "fps": recipe.buckets[bucket].fps}, bucket, clips)
+    if member.video.size > recipe.limits.max_bytes:
+        found = f"{member.video.size} bytes; the limit is {recipe.limits.max_bytes}"
+        raise VideoError("too_large", f"{shard.name}: {member.key}: {found}")
+    return read(shard, member)
+
+
+def cut(sample: VideoSample, recipe: Recipe, name: str) -> Decoded:
+    """Cut a video into clips of the bucket that fits it best.
+
+    Raises VideoError; an error of the decoder's, too, is the video's and must not stop the others. ImportError and OSError are
+    the machine's.
+    """
+    try:
+        bucket, clips = _cut(sample, recipe, name)
+    except (VideoError, ImportError, OSError):
+        raise
+    except Exception as error:
+        reason = "memory_limit" if isinstance(error, MemoryError) else "crashed"
+        raise VideoError(reason, f"{name}: {error!r:.300}") from error
+    return Decoded(sample.caption, recipe.described_clip(sample, bucket), bucket, clips)
 
 
 def _cut(sample: VideoSample, recipe: Recipe, name: str) -> tuple[int, Frames]:

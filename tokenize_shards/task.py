@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.token_format import read_receipt
-from hitvideo.files import locked
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.program import Stop
 from hitvideo.runs.tracking import Tracker
@@ -20,10 +18,13 @@ from hitvideo.settings.programs import TokenizeRun
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.job import Pipeline
-from tokenize_shards.leases import Leases, claims, deal_shards
+from tokenize_shards.leases import Failures, Leases, claims, deal_shards, done
 from tokenize_shards.meter import TaskMeter
+from tokenize_shards.source import refuse_changed
+from tokenize_shards.trial import try_decoding
 
-_TRACKING_SECONDS = 20.0
+_MOST_FAILURES_IN_A_ROW = 8  # then it is not the shards
+_MOST_LISTED = 20
 
 
 def worker_count(settings: TokenizeRun) -> int:
@@ -33,53 +34,68 @@ def worker_count(settings: TokenizeRun) -> int:
 
 
 def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokenizer, index: int, count: int) -> bool:
-    """Do this task's shards, and those that other tasks leave undone; False if it was asked to stop."""
+    """Do this task's shards, and those that other tasks leave undone; False if it was asked to stop.
+
+    Raises ConfigError if this machine cannot decode or a shard has changed since it was tokenized, TooManyRejectsError, and
+    FailedShardsError at the end if shards failed.
+    """
     settings, data = device_tokenizer.settings, device_tokenizer.settings.data
     sizes = [byte_size(shard) for shard in shards]
     shares = deal_shards(shards, sizes, count)
     mine, others = shares[index], [shard for k in range(1, count) for shard in reversed(shares[(index + k) % count])]
     retry = settings.task.retry_rejects
+    refuse_changed(mine, out, retry)
     run = RunDirectory(settings.run.directory)
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
     stop = Stop(run.stop)
+    failures = Failures(settings.task.attempts, settings.task.retry_seconds)
     with (
-        tracked(settings) as tracker,
-        DecodingPool(worker_count(settings), data.decode_seconds, data.decode_gib) as pool,
+        Tracker(settings.tracking, run.path, settings) as tracker,
+        DecodingPool(worker_count(settings), data.decode_seconds, data.decode_gib, data.read_seconds) as pool,
         Leases(out, settings.task.lease_seconds) as leases,
     ):
+        try_decoding(pool, device_tokenizer.recipe)
         pipeline = Pipeline(device_tokenizer, pool, out, replace=retry)
-        todo = with_rejects(mine, out) if retry else claims(mine, others, out, leases, lambda: stop.requested)
+        again = with_rejects(mine, out, leases)
+        todo = again if retry else claims(mine, others, out, leases, lambda: stop.requested, failures)
         known = dict(zip((shard.stem for shard in shards), sizes, strict=True))
-        total = sum(known[shard.stem] for shard in mine if retry or not read_receipt(out, shard.stem))
+        total = sum(known[shard.stem] for shard in mine if retry or not done(out, shard.stem))
         meter = TaskMeter(pipeline.stages, pool, f"task_{index}")
         with tqdm(desc=f"task {index} of {count}", total=total, unit="B", unit_scale=True, mininterval=_interval()) as bar:
-            for shard in pipeline(todo, bar.update):
+            for shard, failure in pipeline(todo, bar.update):
                 leases.release(shard.stem)
+                failures.note(shard, failure)
                 bar.set_postfix_str(meter.words())
+                if failures.in_a_row == _MOST_FAILURES_IN_A_ROW:
+                    break
                 if row := meter.row_if_due():
                     tracker.log(row, pipeline.stages.clips)
         tracker.log(meter.row(), pipeline.stages.clips)
-        tracker.finish("KILLED" if stop.requested else "FINISHED")
+        failed = {shard: error for shard, error in failures.last.items() if not done(out, shard.stem)}
+        tracker.finish("KILLED" if stop.requested else "FAILED" if failed else "FINISHED")
     if pipeline.stages.clips:
         print(f"task {index} of {count}: {meter.summary()}", file=sys.stderr)
+    if failed and not stop.requested:
+        raise FailedShardsError(failed)
     return not stop.requested
 
 
-def with_rejects(mine: Sequence[Shard], out: Path) -> Iterator[Shard]:
-    """Shards of this task whose receipts name rejects."""
-    return (shard for shard in mine if (receipt := read_receipt(out, shard.stem)) and receipt["rejected"])
+class FailedShardsError(Exception):
+    """Shards that got no receipt, each with its last error."""
+
+    def __init__(self, failed: Mapping[Shard, Exception]) -> None:
+        listed = "".join(f"\n  {shard}: {error}" for shard, error in list(failed.items())[:_MOST_LISTED])
+        more = f"\n  and {len(failed) - _MOST_LISTED} more" if len(failed) > _MOST_LISTED else ""
+        super().__init__(f"{len(failed)} shards failed; run the same command again to do them:{listed}{more}")
 
 
-def tracked(settings: TokenizeRun) -> Tracker:
-    """The tracker of one MLflow run for all tasks of a dataset: the first task creates the run, the others find its id."""
-    run = RunDirectory(settings.run.directory)
-    with locked(run.path / ".tracking"):
-        tracker = Tracker(settings.tracking, run.path, settings)
-        deadline = time.monotonic() + _TRACKING_SECONDS  # no task waits longer for a server that does not answer
-        while settings.tracking.enabled and not run.mlflow_run_id.is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return tracker
+def with_rejects(mine: Sequence[Shard], out: Path, leases: Leases) -> Iterator[Shard]:
+    """Shards of this task whose receipts name rejects and that no other task does, each leased."""
+    for shard in mine:
+        receipt = read_receipt(out, shard.stem)
+        if receipt and receipt["rejected"] and leases.take(shard.stem):
+            yield shard
 
 
 def _interval() -> float:

@@ -1,15 +1,17 @@
-"""A decoding worker process: reads requests from stdin, writes clips to stdout. A video can crash only its own worker.
+"""A decoding worker process: reads videos from stdin, writes clips to stdout. A video can crash only its own worker.
 
     python -m tokenize_shards.worker SECONDS GIB
 
-A message is an 8-byte length and a pickle. The raw bytes of the clips follow a successful reply. If a video takes longer
-than SECONDS, the worker's alarm ends it, even inside the decoder. Allocations beyond GIB of memory fail. The worker exits
-when its parent does, because stdin ends.
+A request is an 8-byte length and a pickle of video, recipe and name. An answer is an 8-byte length and JSON, never a pickle:
+what a hostile video makes of this process must not reach the parent. The raw bytes of the clips follow a successful answer.
+If a video takes more than SECONDS of CPU time, the worker's alarm ends it, even inside the decoder. Allocations beyond GIB of
+memory fail. The worker exits when its parent does, because stdin ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import resource
@@ -21,25 +23,40 @@ from typing import IO, Any
 
 import numpy as np
 
-from hitvideo.errors import ShardError, VideoError
-from tokenize_shards.recipe import decode_member
+from hitvideo.data.video_shards import VideoSample
+from hitvideo.errors import VideoError
+from tokenize_shards.recipe import Recipe, cut
 
 LENGTH = struct.Struct("<Q")
+LARGEST_ANSWER = 1 << 20
 
 
-def send(pipe: IO[bytes], message: object) -> None:
-    """Write one message, without flushing."""
-    content = pickle.dumps(message)
+def send(pipe: IO[bytes], sample: VideoSample, recipe: Recipe, name: str) -> None:
+    """Write one request."""
+    content = pickle.dumps((sample, recipe, name))
     pipe.write(LENGTH.pack(len(content)) + content)
+    pipe.flush()
 
 
-def receive(pipe: IO[bytes]) -> Any:
-    """Read the next message. Raises EOFError if the other side is gone."""
+def receive(pipe: IO[bytes] | None) -> dict[str, Any]:
+    """Read the next answer. Raises EOFError if the worker is gone, ValueError if it is not an answer."""
+    assert pipe
+    content = _message(pipe, LARGEST_ANSWER)
+    answer = json.loads(content)
+    if not isinstance(answer, dict):
+        raise ValueError("a worker's answer is not an object")
+    return answer
+
+
+def _message(pipe: IO[bytes], largest: int | None = None) -> bytes:
     head = pipe.read(LENGTH.size)
-    content = pipe.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-    if not content:
+    size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
+    if largest and size > largest:
+        raise ValueError(f"a message of {size} bytes")
+    content = pipe.read(size)
+    if not content or len(content) < size:
         raise EOFError
-    return pickle.loads(content)
+    return content
 
 
 def main(seconds: float, gib: float) -> None:
@@ -48,30 +65,38 @@ def main(seconds: float, gib: float) -> None:
     limit = int(gib * (1 << 30))
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # prints must go to the log, not between two messages
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
-        serve(requests, replies, seconds)
+        _answer(answers, {"ready": True})
+        serve(requests, answers, seconds)
     os._exit(0)  # nothing is left to flush
 
 
-def serve(requests: IO[bytes], replies: IO[bytes], seconds: float) -> None:
+def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
     """Answer requests until stdin ends."""
     while True:
-        request = receive(requests)
+        sample, recipe, name = pickle.loads(_message(requests))
         start = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        clips: bytes | memoryview = b""
+        answer: dict[str, Any]
         try:
-            decoded = decode_member(*request)
-        except (VideoError, ShardError) as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            send(replies, (time.perf_counter() - start, error, None))
+            decoded = cut(sample, recipe, name)
+        except VideoError as error:
+            answer = {"reject": [error.reason, str(error)[:1000]]}
         else:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            known = (decoded.caption, decoded.metadata, decoded.bucket)
-            send(replies, (time.perf_counter() - start, known, decoded.clips.shape))
-            replies.write(np.ascontiguousarray(decoded.clips).data.cast("B"))
-        replies.flush()
+            answer = {"bucket": decoded.bucket, "clips": len(decoded.clips)}
+            clips = np.ascontiguousarray(decoded.clips).data.cast("B")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _answer(answers, {"seconds": time.perf_counter() - start, **answer}, clips)
+
+
+def _answer(pipe: IO[bytes], answer: dict[str, Any], clips: bytes | memoryview = b"") -> None:
+    content = json.dumps(answer).encode()
+    pipe.write(LENGTH.pack(len(content)) + content)
+    pipe.write(clips)
+    pipe.flush()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hitvideo.hierarchy import ClipShape
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.encode import contact_sheet, encode_mp4
 from tests.conftest import ROOT
-from tokenize_shards.decoding import DecodingPool
+from tokenize_shards.decoding import DecodingPool, WorkerError
 from tokenize_shards.recipe import Recipe, decode_member
 
 CLIP = ClipShape(frames=4, height=32, width=32, fps=8)
@@ -101,9 +101,14 @@ def test_a_picture_that_needs_too_much_memory(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with DecodingPool(1, 60, 4) as pool, pytest.raises(VideoError, match=r"k0.* 1\b.*data\.decode_seconds 60") as caught:
-        pool.submit(shard, scan(shard).samples[0], RECIPE).result()
-    assert caught.value.reason == "crashed"
+    with DecodingPool(1, 60, 4) as pool, pytest.raises(WorkerError, match=r"code 1\b.*data\.decode_gib"):
+        pool.submit(shard, scan(shard).samples[0], RECIPE).result(20)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with DecodingPool(2, 60, 4) as pool:
+        futures = [pool.submit(shard, member, RECIPE) for member in scan(shard).samples[:4]]
+        for future in futures:
+            with pytest.raises(WorkerError, match="/nowhere/python"):
+                future.result(20)
 
 
 def test_workers_end_with_their_parent(shard: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.verify import verify
 from hitvideo.data.video_shards import list_shards, read, scan
-from hitvideo.errors import ConfigError
+from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import sha256
 from hitvideo.settings.data import LimitsSection
 from hitvideo.settings.tokenize_shards import TaskSection
@@ -148,7 +148,10 @@ def test_a_shard_of_rejects_only(weights: Path, tmp_path: Path) -> None:
         add(tar, "a.json", b'{"caption": "a"}')
         add(tar, "b.mp4", b"no")
         add(tar, "b.json", b"not json")
-    assert main(words(weights, tmp_path / "videos", tmp_path / "out")) == 0
+    with pytest.raises(ShardError, match=r"2 of 2 .*task\.most_rejected.*corrupt 1"):
+        main(words(weights, tmp_path / "videos", tmp_path / "out"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert main(words(weights, tmp_path / "videos", tmp_path / "out", "task.most_rejected=1")) == 0
     receipt = receipt_of(tmp_path / "out", "bad")
     assert (receipt["samples_in"], receipt["samples_out"], receipt["rejected"]) == (2, 0, 2)
     assert [reject["reason"] for reject in receipt["rejects"]] == ["corrupt", "bad_metadata"]  # type: ignore[attr-defined]

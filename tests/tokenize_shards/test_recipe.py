@@ -112,7 +112,7 @@ def test_captions_with_weights(weights: Path, tmp_path: Path) -> None:
         ("wrong", video, "mp4", {"captions": [["negative", -1]]}), ("none", video, "mp4", {"captions": []}),
         ("mute", video, "mp4", {"source": "x"}),
     )  # fmt: skip
-    assert main(words(weights, videos, tmp_path / "out")) == 0
+    assert main(words(weights, videos, tmp_path / "out", "task.most_rejected=1")) == 0
     found = {sample.key: sample.captions for sample in TokenDataset(tmp_path / "out" / "manifest.json")}
     assert found == {"several": [("short", 3.0), ("much longer", 1.0)], "plain": [("one", 1.0), ("two", 1.0)]}
     reasons = {reject["key"]: reject["reason"] for reject in receipt(tmp_path / "out")["rejects"]}
@@ -138,7 +138,8 @@ def test_retrying_rejects(weights: Path, tmp_path: Path) -> None:
     for path in videos.iterdir():
         path.unlink()
     pack(videos, ("a", video, "mp4", {"caption": "x"}), ("b", video, "mp4", {"caption": "y"}))
-    assert main(words(weights, videos, out)) == 0
+    with pytest.raises(ConfigError, match=r"000000\.receipt\.json"):
+        main(words(weights, videos, out))
     assert receipt(out)["rejected"] == 1, "without --retry-rejects, finished shards do not change"
     assert main(["--retry-rejects", *words(weights, videos, out)]) == 0
     after = list(TokenDataset(out / "manifest.json"))
