@@ -15,7 +15,10 @@ import numpy as np
 import torch
 
 from hitvideo.data.clips import ClipSource
-from hitvideo.errors import ConfigError, ShardError, VideoError
+from hitvideo.data.loader import split
+from hitvideo.data.remote import Shard
+from hitvideo.data.shard_lists import list_shards
+from hitvideo.errors import ConfigError, ShardError, VideoError, short
 from hitvideo.hierarchy import Hierarchy
 from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr, ssim
@@ -23,6 +26,7 @@ from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import LPIPS
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.gallery import save_videos
+from hitvideo.settings.programs import VideoTokenizerRun
 from hitvideo.video.encode import contact_sheet
 from hitvideo.video.h264 import h264_at
 from hitvideo.video.pixels import Frames, to_uint8, to_unit
@@ -30,6 +34,8 @@ from hitvideo.video_tokenizer.model import VideoTokenizer
 
 log = logging.getLogger(__name__)
 _DEAD = 0.1
+_MOST_NAMED = 100
+EXAMPLES = 4
 _HALVES = ("slow", "fast")
 QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
 
@@ -55,13 +61,13 @@ def reconstruction(
     `psnr_by_motion`: PSNR for the half of the clips with less, and with more, change from frame to frame.
     `bit_balance`: min(mean, 1 - mean) of each level's most one-sided bit; 0 means that it never changes.
     `dead_bits`: how many bits are 0 or 1 in more than 90 % of the cells. H.264 gets as many bits as all levels take.
-    Raises ConfigError if no clip can be decoded.
+    Clips that cannot be decoded are counted in `skipped` and named in `left_out`. Raises ConfigError if that is every clip.
     """
     device = next(video_tokenizer.parameters()).device
     levels = video_tokenizer.hierarchy.levels
     scores = Scores(networks)
     counts = [CodeCounts(level.num_bits) for level in levels]
-    outside_bytes, skipped = 0, 0
+    outside_bytes, left_out = 0, list[str]()
     for index in samples:
         if progress:
             progress(1)
@@ -69,7 +75,7 @@ def reconstruction(
             video = source.tensor(index, 0)[None].to(device)
         except (ShardError, VideoError) as error:
             log.warning("left out of the evaluation: %s", error)
-            skipped += 1
+            left_out.append(short(error))
             continue
         codes = video_tokenizer.encode(video)
         shown = list(video_tokenizer.decode_prefixes(codes, video.shape[2]))
@@ -78,14 +84,16 @@ def reconstruction(
         scores.add(video, [*shown, torch.from_numpy(to_unit(outside))[None].to(device)])
         for count, indices in zip(counts, codes, strict=True):
             count.add(indices)
-    clips = len(samples) - skipped
+    clips = len(samples) - len(left_out)
     if not clips:
-        raise ConfigError(f"none of the {len(samples)} clips can be decoded; the warnings above say why")
+        why = f"the first one: {left_out[0]}" if left_out else "there are none"
+        raise ConfigError(f"none of the {len(samples)} clips can be decoded; {why}")
     means = scores.means()
     pixels = clips * source.clip.frames * source.clip.height * source.clip.width
     return {
         "clips": clips,
-        "skipped": skipped,
+        "skipped": len(left_out),
+        "left_out": left_out[:_MOST_NAMED],
         **{f"{name}_by_prefix": values[:-1] for name, values in means.items()},
         "psnr_by_motion": scores.by_motion(),
         "bpp_by_prefix": np.cumsum([level.bits_per_pixel for level in levels]).round(6).tolist(),
@@ -157,12 +165,43 @@ def reconstruction_table(figures: dict[str, Any]) -> str:
     return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
 
 
+def training_clips(measured: range, shards: Sequence[Shard], total: int, settings: VideoTokenizerRun) -> int | None:
+    """How many of the measured clips the run was trained on; None if that cannot be told.
+
+    `total`: clips in `shards`. A run holds the last clips of its own shards out of training.
+    """
+    try:
+        trained = [_place(shard) for shard in list_shards(settings.data.video_shards or "")]
+    except ConfigError:
+        return None
+    found = [_place(shard) for shard in shards]
+    if not set(found) & set(trained):
+        return 0
+    if found != trained:
+        return None
+    return len(range(measured.start, min(measured.stop, len(split(total, settings.data.validation_clips)[0]))))
+
+
+def _place(shard: Shard) -> str:
+    return str(shard.resolve() if isinstance(shard, Path) else shard)
+
+
 def show_reconstructions(video_tokenizer: VideoTokenizer, source: ClipSource, samples: Sequence[int], run: Path) -> None:
-    """Save originals, their reconstructions from 1, 2, … levels and H.264's in the run's gallery, and as one PNG."""
+    """Save originals, their reconstructions from 1, 2, … levels and H.264's in the run's gallery, and as one PNG.
+
+    Of the first EXAMPLES samples that can be decoded.
+    """
     device = next(video_tokenizer.parameters()).device
     sheet: list[Frames] = []
+    shown = 0
     for index in samples:
-        video = source.tensor(index, 0)[None]
+        if shown == EXAMPLES:
+            break
+        try:
+            video = source.tensor(index, 0)[None]
+        except (ShardError, VideoError):
+            continue  # `reconstruction` has named it
+        shown += 1
         codes = video_tokenizer.encode(video.to(device))
         rows = [("original", to_uint8(video[0].numpy()))]
         for k, decoded in enumerate(video_tokenizer.decode_prefixes(codes, video.shape[2])):

@@ -1,4 +1,7 @@
-"""One HTML page of one or more runs, with everything inside it: results, videos that play, curves, the resolved config."""
+"""One HTML page of one or more runs, with everything inside it: results, videos that play, curves, the resolved config.
+
+A run may be damaged, or come from somebody else: what cannot be shown is named on the page, and all text is escaped.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hitvideo.files import replace_file
+from hitvideo.errors import ConfigError
+from hitvideo.files import read_json, replace_file
 from hitvideo.runs.directory import RunDirectory
-from hitvideo.runs.gallery import groups
+from hitvideo.runs.gallery import Group, groups
+from hitvideo.runs.secrets import masked
 
 CURVES = (  # title, pattern of the metrics that share the picture
     ("Loss", r"(validation_)?loss"),
@@ -24,6 +29,8 @@ CURVES = (  # title, pattern of the metrics that share the picture
     ("Gradient norm", r"grad_norm"),
     ("Tokens per second", r"tokens_per_s"),
 )
+HEADLINE = {"reconstruction": ("psnr_by_prefix",), "captions": ("caption_accuracy", "chance")}
+LARGEST_VALUE = 1e300  # what a curve can show
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
@@ -31,7 +38,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem } h2 { border-bottom: 1px solid var(--
 h3 { margin: 1.4rem 0 .4rem; font-size: 1rem } p.note { opacity: .7; margin-top: 0 }
 .row { display: flex; flex-wrap: wrap; gap: .8rem }
 figure { margin: 0; width: 144px } figcaption { font-size: .75rem; line-height: 1.25; margin-top: .25rem }
-video { width: 144px; image-rendering: pixelated; border-radius: 4px; background: #000; display: block }
+video, figure img { width: 144px; image-rendering: pixelated; border-radius: 4px; background: #000; display: block }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 1rem }
 .curves svg { width: 100%; height: auto; background: #fff; border-radius: 6px }
 table { border-collapse: collapse } td.number { font-variant-numeric: tabular-nums }
@@ -44,12 +51,10 @@ def write(paths: Sequence[Path]) -> dict[str, Any]:
     """Write `report.html` into the last run's directory; returns the headline figures of all runs, and its path."""
     runs = [RunDirectory.open(path) for path in paths]
     out = runs[-1].report
-    found = {name: value for run in runs for name, value in run.figures().items()}
+    found = {name: value for run in runs for name, value in _evaluations(run)[0].items()}
     headline: dict[str, Any] = {}
-    if "reconstruction" in found:
-        headline["psnr_by_prefix"] = found["reconstruction"]["psnr_by_prefix"]
-    if "captions" in found:
-        headline |= {name: found["captions"][name] for name in ("caption_accuracy", "chance")}
+    for kind, names in HEADLINE.items():
+        headline |= {name: found[kind][name] for name in names if name in found.get(kind, {})}
     headline["report"] = str(out)
     seconds = [taken for run in runs if (taken := run.seconds_since_start(time.time())) is not None]
     headline["seconds"] = round(max(seconds)) if seconds else None
@@ -66,12 +71,29 @@ def _page(runs: Sequence[RunDirectory]) -> str:
     ]
     for run in reversed(runs):
         parts.append(f"<h2>{html.escape(run.name)}</h2>")
-        parts += [_results(name, values) for name, values in run.figures().items()]
-        parts += [_group(run, group) for group in groups(run.path)]
+        results, damaged = _evaluations(run)
+        parts += [_results(name, values) for name, values in results.items()]
+        parts += [_note(text) for text in damaged]
+        parts += [_group(group) for group in groups(run.path)]
         parts.append(_curves(run))
-        text = html.escape(run.config.read_text())
+        text = html.escape(masked(run.config.read_text(encoding="utf-8", errors="replace")))
         parts.append(f"<details><summary>Resolved config</summary><pre>{text}</pre></details>")
     return "\n".join([*parts, "</html>"])
+
+
+def _evaluations(run: RunDirectory) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The results of `hitvideo evaluate` by name, and what is wrong with the files that hold none."""
+    results, damaged = {}, []
+    for path in sorted(run.evaluation.glob("*.json")):
+        try:
+            results[path.stem] = read_json(path, "evaluation")
+        except ConfigError as error:
+            damaged.append(str(error))
+    return results, damaged
+
+
+def _note(text: str) -> str:
+    return f"<p class='note'>Left out: {html.escape(text)}</p>"
 
 
 def _results(name: str, values: dict[str, Any]) -> str:
@@ -90,15 +112,16 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _group(run: RunDirectory, group: dict[str, Any]) -> str:
+def _group(group: Group) -> str:
     shown = []
-    for video in group["videos"]:
-        content = base64.b64encode((run.samples / video["file"]).read_bytes()).decode()
-        shown.append(
-            f"<figure><video autoplay loop muted playsinline src='data:video/mp4;base64,{content}'></video>"
-            f"<figcaption>{html.escape(video['label'])}</figcaption></figure>"
-        )
-    return f"<h3>{html.escape(group['title'])}</h3><div class='row'>{''.join(shown)}</div>"
+    for label, path in group.videos:
+        content = base64.b64encode(path.read_bytes()).decode()
+        element = f"<video autoplay loop muted playsinline src='data:video/mp4;base64,{content}'></video>"
+        if path.suffix == ".png":
+            element = f"<img alt='' src='data:image/png;base64,{content}'>"
+        shown.append(f"<figure>{element}<figcaption>{html.escape(label)}</figcaption></figure>")
+    notes = "".join(map(_note, group.left_out))
+    return f"<h3>{html.escape(group.title)}</h3><div class='row'>{''.join(shown)}</div>{notes}"
 
 
 def _curves(run: RunDirectory) -> str:
@@ -117,10 +140,12 @@ def _curve(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is not a formula
     figure, axes = pyplot.subplots(figsize=(5, 2.8), layout="constrained")
     for name in names:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 20 else None, linewidth=1.4)
+        points = [(row["step"], row[name]) for row in rows if _drawable(row["step"]) and _drawable(row.get(name))]
+        xs, ys = zip(*points, strict=True) if points else ((), ())
+        axes.plot(xs, ys, label=name, marker="." if len(points) < 20 else None, linewidth=1.4)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step", fontsize=9)
     axes.grid(alpha=0.25)
@@ -131,3 +156,7 @@ def _curve(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> 
     figure.savefig(out, format="svg")
     pyplot.close(figure)
     return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def _drawable(value: float | None) -> bool:
+    return value is not None and abs(value) < LARGEST_VALUE

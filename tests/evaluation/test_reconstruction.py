@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from hitvideo import config
+from hitvideo.commands.evaluation import evaluate_reconstruction
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
 from hitvideo.errors import ConfigError
-from hitvideo.evaluation.reconstruction import MetricNetworks, reconstruction, reconstruction_table, show_reconstructions
+from hitvideo.evaluation.reconstruction import (
+    MetricNetworks,
+    reconstruction,
+    reconstruction_table,
+    show_reconstructions,
+    training_clips,
+)
 from hitvideo.hierarchy import Hierarchy
 from hitvideo.metrics.code_use import CodeCounts
 from hitvideo.metrics.distances import frechet_distance, psnr
 from hitvideo.metrics.i3d import I3D
 from hitvideo.metrics.lpips import load_lpips
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.settings.data import LimitsSection
+from hitvideo.settings.programs import VideoTokenizerRun
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
 from hitvideo.video.encode import encode_mp4
 from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.weights import save_video_tokenizer
+from tests.conftest import ROOT
 from tests.samples import tiny_hierarchy, write_lpips_weights
 
 
@@ -104,5 +119,68 @@ def test_a_damaged_clip_is_left_out_and_counted(tmp_path: Path) -> None:
     tokenizer = untrained(hierarchy)
     figures = reconstruction(tokenizer, source, range(2))
     assert (figures["clips"], figures["skipped"]) == (1, 1)
+    assert "000000.tar: b" in figures["left_out"][0]
     with pytest.raises(ConfigError, match="none of the 1 clips can be decoded"):
         reconstruction(tokenizer, source, [1])
+
+
+def words(run: Path, shards: Path, **more: object) -> argparse.Namespace:
+    known = {"run": run, "video_shards": str(shards), "videos": None, "lpips_weights": None, "fvd_weights": None}
+    return argparse.Namespace(**{**known, "clips": 64, "json": True, **more})
+
+
+def trained_run(path: Path, shards: Path, validation_clips: int) -> Path:
+    """A run that has weights, and a config that names the shards it was trained on."""
+    hierarchy, clip = tiny_hierarchy()
+    save_video_tokenizer(untrained(hierarchy), path / "weights", clip)
+    settings = config.resolve(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml")
+    settings["data"] |= {"video_shards": str(shards), "validation_clips": validation_clips}
+    (path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.mark.parametrize("bad", [[0], [1, 2], [0, 1, 2, 3, 4]])
+def test_undecodable_clips_do_not_cost_an_evaluation_its_figures(
+    tmp_path: Path, bad: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = encode_mp4(np.zeros((8, 32, 32, 3), np.uint8), 8)
+    write_shards(
+        [VideoSample(f"{k}", b"junk" if k in bad else good, "mp4", {"caption": "x"}) for k in range(6)], tmp_path / "s", 6
+    )
+    run = trained_run(tmp_path / "run", tmp_path / "s", 2)
+    evaluate_reconstruction(words(run, tmp_path / "s"))
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["clips"], figures["skipped"]) == (6 - len(bad), len(bad))
+    assert figures["training_clips"] == 4
+    assert json.loads((run / "evaluation/reconstruction.json").read_text()) == figures
+    assert len(list((run / "samples").glob("reconstruction-*.json"))) == min(4, 6 - len(bad))
+
+
+def test_figures_are_saved_before_anything_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_moving_shapes(tmp_path / "s", 2, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=2)
+    run = trained_run(tmp_path / "run", tmp_path / "elsewhere", 2)
+    (run / "samples").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="samples"):
+        evaluate_reconstruction(words(run, tmp_path / "s"))
+    assert (run / "evaluation/reconstruction.json").is_file()
+
+
+@pytest.mark.parametrize("clips", [0, -5])
+def test_fewer_than_one_clip_is_refused(tmp_path: Path, clips: int) -> None:
+    with pytest.raises(ConfigError, match=f"--clips {clips}"):
+        evaluate_reconstruction(words(tmp_path / "run", tmp_path / "s", clips=clips))
+
+
+def test_it_is_known_which_measured_clips_were_trained_on(tmp_path: Path) -> None:
+    clip = tiny_hierarchy()[1]
+    for folder in ("a", "b"):
+        write_moving_shapes(tmp_path / folder, 12, seed=0, clip=clip, objects="1", per_shard=6)
+    settings = RunDirectory(trained_run(tmp_path / "run", tmp_path / "a", 4)).settings_as(VideoTokenizerRun)
+    own, other = (list_shards(str(tmp_path / folder)) for folder in ("a", "b"))
+    assert training_clips(range(12), own, 12, settings) == 8
+    assert training_clips(range(6, 12), own, 12, settings) == 2
+    assert training_clips(range(8, 12), own, 12, settings) == 0
+    assert training_clips(range(12), other, 12, settings) == 0
+    assert training_clips(range(6), own[:1], 6, settings) is None
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert training_clips(range(12), other, 12, settings) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hitvideo.errors import ConfigError
 from hitvideo.reports.page import write
+from hitvideo.runs import gallery
 from hitvideo.runs.gallery import groups, save_figures, save_videos
 
 
@@ -46,7 +48,79 @@ def test_groups_come_back_by_name(tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 16, 3), np.uint8)
     for name in ("b", "a"):
         save_videos(tmp_path, name, name.upper(), [("x", frames)], fps=8)
-    assert [group["title"] for group in groups(tmp_path)] == ["A", "B"]
+    assert [group.title for group in groups(tmp_path)] == ["A", "B"]
+
+
+SECRET = "a secret outside of the run"
+NAMES = [
+    "../secret.mp4",
+    "/etc/passwd",
+    "sub/x.mp4",
+    "..",
+    "",
+    ".",
+    "secret.txt",
+    "link.mp4",
+    "deleted.mp4",
+    "a\0.mp4",
+    None,
+    7,
+    ["x.mp4"],
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_videos_inside_the_run_are_read(tmp_path: Path, name: object) -> None:
+    run = make_run(tmp_path / "a")
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    save_videos(run, "good", "Good", [("shown", frames)], fps=8)
+    for place in ("secret.mp4", "samples/secret.txt"):
+        (run / place).write_text(SECRET)
+    (tmp_path / "secret.mp4").write_text(SECRET)
+    (run / "samples/link.mp4").symlink_to(run / "secret.mp4")
+    hostile = {"title": "<script>t</script>", "videos": [{"label": "<script>l</script>", "file": name}, "no row", None]}
+    (run / "samples/hostile.json").write_text(json.dumps(hostile))
+    page = Path(write([run])["report"]).read_text()
+    assert base64.b64encode(SECRET.encode()).decode()[:16] not in page
+    assert page.count("data:video/mp4;base64,") == 1
+    assert "<script>" not in page
+    assert page.count("Left out") == 3
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", '{"videos": 5}', '{"videos": [5]}', '{"title": [1], "videos": {}}', "[" * 100_000]
+)
+def test_a_damaged_group_or_evaluation_is_named_and_the_rest_shown(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path / "a")
+    save_figures(run, "captions", {"caption_accuracy": 0.5})
+    (run / "samples").mkdir()
+    (run / "samples/group.json").write_text(content)
+    (run / "evaluation/reconstruction.json").write_text(content)
+    headline = write([run])
+    assert headline["caption_accuracy"] == 0.5
+    assert "psnr_by_prefix" not in headline
+    assert "<svg" in Path(headline["report"]).read_text()
+
+
+def test_a_large_file_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "a")
+    save_videos(run, "g", "G", [("x", np.zeros((2, 16, 16, 3), np.uint8))], fps=8)
+    monkeypatch.setattr(gallery, "LARGEST_FILE", 10)
+    (group,) = groups(run)
+    assert not group.videos
+    assert "g-0.mp4" in group.left_out[0]
+
+
+def test_rows_and_names_of_any_kind_are_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    name = r"validation_psnr_$\frac$ --><script>x</script>"
+    rows = [{"loss": 1.0}, {"step": 1, name: 2.0}, {"step": 2, name: 1e308}, {"step": 3, "loss": 10**400}, {"step": 10**400}]
+    rows += [{"step": 4, "loss": float("nan")}, {"step": 5, "grad_norm": None}, {"step": 6, "loss": True}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.yaml").write_bytes(b"run: {name: caf\xe9}\n")
+    page = Path(write([run])["report"]).read_text()
+    assert page.count("<svg") >= 2
+    assert "<script>" not in page
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
