@@ -1,4 +1,4 @@
-"""Benchmark of the loader against plain webdataset, litdata and a Megatron-style bin + idx; start-up; a billion samples.
+"""Benchmark of the loader against plain webdataset, litdata and a Megatron-style bin + idx; start-up; order; a billion samples.
 
     python -m benchmarks.loader [SAMPLES] [FOLDER]
 
@@ -25,9 +25,11 @@ import torch
 
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.manifest_pack import write_pack
-from hitvideo.data.order import Order
+from hitvideo.data.order import ORDERS, Order
 from hitvideo.data.rows import choose_caption
-from hitvideo.data.token_format import TokenSample, commit, shard_paths
+from hitvideo.data.spot_check import spot_check
+from hitvideo.data.token_format import commit, shard_paths
+from hitvideo.data.token_records import TokenSample
 from hitvideo.data.token_shards import TokenDataset
 
 GRIDS = ((1, 8, 8), (2, 8, 8), (4, 16, 16), (8, 16, 16))  # the paper's: 3,264 tokens
@@ -58,7 +60,8 @@ def write_ours(out: Path, samples: int, grids: tuple[tuple[int, int, int], ...] 
         receipt = {"stem": f"{shard:06d}", "samples_in": PER_SHARD, "samples_out": PER_SHARD, "rejected": 0}
         commit(out, receipt["stem"], rows, receipt, "x")
         receipts.append(json.loads(shard_paths(out, receipt["stem"])[2].read_text()))
-    return write_manifest(out, receipts, {"grids": [list(grid) for grid in grids]})
+    hierarchy = {"levels": [{"num_bits": 16} for _ in grids]}
+    return write_manifest(out, receipts, {"grids": [list(grid) for grid in grids], "hierarchy": hierarchy})
 
 
 def start_up(folder: Path, samples: int = 100_000) -> None:
@@ -68,7 +71,32 @@ def start_up(folder: Path, samples: int = 100_000) -> None:
     first = TokenDataset(manifest).read([samples // 2])
     taken = time.perf_counter() - start
     assert first.codes[0].tolist() == flat_codes(samples // 2, 4).tolist()
-    print(f"start-up with {samples} samples in {samples // PER_SHARD} shards: {taken:.3f} s to the first sample")
+    start = time.perf_counter()
+    checked, _ = spot_check([TokenDataset(manifest)], 0)
+    each = (time.perf_counter() - start) / checked
+    print(f"start-up with {samples} samples in {samples // PER_SHARD} shards: {taken:.3f} s to the first sample;", end=" ")
+    print(f"{each * 1e3:.1f} ms to hold a shard against its receipt")
+
+
+def orders(samples: int = 10_000_000, batch: int = 512, steps: int = 400) -> None:
+    """Both versions of the data order in turn: time for a global batch, and how much of the dataset it holds."""
+    figures: dict[int, list[float]] = {version: [] for version in ORDERS}
+    for turn in range(ROUNDS + 1):
+        for version, kind in ORDERS.items():
+            order = kind(samples, turn, READ_TOGETHER)
+            start = time.process_time()
+            for step in range(steps):
+                order(np.arange(step * batch, (step + 1) * batch))
+            if turn:
+                figures[version].append((time.process_time() - start) / steps * 1e3)
+    for version, kind in ORDERS.items():
+        order = kind(samples, 1, READ_TOGETHER)
+        batches = [order(np.arange(step * batch, (step + 1) * batch)) for step in range(steps)]
+        blocks = statistics.fmean(len(np.unique(found // READ_TOGETHER)) for found in batches)
+        sources = statistics.fmean(len(np.unique(found // 8)) for found in batches)
+        taken = statistics.median(figures[version])
+        print(f"order version {version}: {taken:.3f} ms for {batch} of {samples:.0e} samples,", end=" ")
+        print(f"of {blocks:.0f} blocks of {READ_TOGETHER} and {sources:.0f} sources of 8")
 
 
 def write_megatron(out: Path, samples: int) -> None:
@@ -189,6 +217,7 @@ def main() -> None:
         (folder / "huge").mkdir()
         billion(folder / "huge")
         start_up(folder / "many")
+        orders()
         manifest = write_ours(folder / "ours", samples)
         write_megatron(folder / "megatron", samples)
         sides: dict[str, Callable[[], Iterator[Batch]]] = {

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from hitvideo import config
 from hitvideo.config import needed
-from hitvideo.data.order import Order, mix, permute
-from hitvideo.data.token_format import TokenSample
+from hitvideo.data.order import NEWEST_ORDER, ORDERS, derive, feistel, permute
+from hitvideo.data.token_records import TokenSample
 from hitvideo.data.token_shards import Int64s, TokenDataset, TokenRows
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape
@@ -50,8 +50,11 @@ def shares(weights: Sequence[float], places: int = PERIOD) -> list[int]:
 class BlendedOrder:
     """draw → place in the concatenated parts; a pure function of sizes, weights, seed and draw."""
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int, read_together: int) -> None:
-        self.orders = [Order(size, seed + number, read_together) for number, size in enumerate(sizes)]
+    def __init__(
+        self, sizes: Sequence[int], weights: Sequence[float], seed: int, read_together: int, version: int = NEWEST_ORDER
+    ) -> None:
+        self.orders = [ORDERS[version](size, seed + number, read_together) for number, size in enumerate(sizes)]
+        self._permute = feistel if version == 1 else permute
         self.first = np.cumsum([0, *sizes])
         self.counts = shares(weights)
         self.bounds = np.cumsum([0, *self.counts])
@@ -63,9 +66,8 @@ class BlendedOrder:
         periods, slots = draws // np.uint64(PERIOD), draws % np.uint64(PERIOD)
         found = np.empty(draws.shape, dtype=np.int64)
         for period in np.unique(periods):
-            seed = int(mix(np.array([period], dtype=np.uint64), self.seed ^ _SALT)[0]) >> 8
             here = periods == period
-            place = permute(slots[here], PERIOD, seed).astype(np.int64)
+            place = self._permute(slots[here], PERIOD, derive(self.seed ^ _SALT, int(period))).astype(np.int64)
             which = np.searchsorted(self.bounds, place, side="right") - 1
             drawn = np.array(self.counts)[which] * int(period) + place - self.bounds[which]
             result = np.empty(place.shape, dtype=np.int64)
@@ -126,11 +128,18 @@ class Blend:
         segment = self._segments[number]
         return self.datasets[segment.dataset][sample - int(self._starts[number]) + segment.first]
 
-    def captions(self) -> Iterator[str]:
-        """Every caption of every sample."""
-        return (text for dataset in self.datasets for text in dataset.captions())
+    def place(self, sample: int) -> str:
+        """Like `TokenDataset.place`."""
+        number = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        segment = self._segments[number]
+        return self.datasets[segment.dataset].place(sample - int(self._starts[number]) + segment.first)
 
-    def order(self, samples: range, seed: int, read_together: int) -> BlendedOrder:
+    def captions(self, most: int | None = None, seed: int = 0) -> Iterator[str]:
+        """Like `TokenDataset.captions`; of a sample, each dataset gives a part in proportion to its size."""
+        for dataset in self.datasets:
+            yield from dataset.captions(None if most is None else max(1, most * len(dataset) // len(self)), seed)
+
+    def order(self, samples: range, seed: int, read_together: int, version: int = NEWEST_ORDER) -> BlendedOrder:
         """The order in which a part of the blend is drawn: draw → place in `samples`, which must be whole segments."""
         inside = [
             (segment.size, self.weights[segment.dataset])
@@ -138,7 +147,7 @@ class Blend:
             if segment.size and samples.start <= start < samples.stop
         ]
         assert sum(size for size, _ in inside) == len(samples), "samples must be the training part, the held-out part, or all"
-        return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, read_together)
+        return BlendedOrder([size for size, _ in inside], [weight for _, weight in inside], seed, read_together, version)
 
     def read(self, samples: Sequence[int] | Int64s) -> TokenRows:
         """Like `TokenDataset.read`."""

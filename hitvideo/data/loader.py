@@ -5,22 +5,22 @@
     micro-batch m of data rank r takes places  (m·ranks + r)·micro …  of the step's G
 
 Threads make micro-batches ahead of time (reading, checksums and copies release the interpreter lock). A damaged sample is
-replaced by the one 1 after it, else 2, 4, 8 … after it, which gets past a whole missing shard. It is logged and counted,
-and every other sample keeps its place.
+replaced by the one 1 after it, else 2, 4, 8 … after it: after a few tries that is in another shard, however large a missing
+one is. It is logged and counted, and is not read again; every other sample keeps its place.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hitvideo.data.order import Order
+from hitvideo.data.damage import DamageRecord
+from hitvideo.data.order import NEWEST_ORDER, ORDERS
 from hitvideo.data.token_shards import Int64s
 from hitvideo.errors import ConfigError, ShardError, VideoError
 
@@ -31,8 +31,6 @@ Damage = dict[int, ShardError]
 """Row → what is wrong with it."""
 Ordering = Callable[[npt.ArrayLike], Int64s]
 """Draws (n,) → places (n,)."""
-
-log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -51,12 +49,22 @@ class BatchSource(Source, Protocol):
     def rows(self, indices: Int64s, draws: Int64s) -> tuple[torch.Tensor, Damage]:
         """Samples (n,) at draws (n,) → rows (n, …), and the damaged ones among them."""
 
-    def order(self, samples: range, seed: int, read_together: int) -> Ordering:
+    def order(self, samples: range, seed: int, read_together: int, version: int) -> Ordering:
         """The order of the draws: draw → place in `samples`."""
 
 
+class _Made(NamedTuple):
+    """Rows (n, …), and how many of them hold another sample than the one drawn."""
+
+    rows: torch.Tensor
+    replaced: int
+
+
 class Batches:
-    """`batches(step)` → this rank's micro-batches of a step, each (micro_batch, …); in pinned memory if there is a GPU."""
+    """`batches(step)` → this rank's micro-batches of a step, each (micro_batch, …); in pinned memory if there is a GPU.
+
+    Use it in a `with` block: no thread goes on making rows after its end.
+    """
 
     def __init__(
         self,
@@ -70,73 +78,113 @@ class Batches:
         seed: int,
         read_together: int,
         threads: int = 1,
+        most_damaged: float = 1.0,
+        lasting: bool = True,
     ) -> None:
         """`samples`: the part of the source to draw from (training or validation). `threads` 0: make nothing ahead.
 
-        Raises ConfigError if there are no samples.
+        `most_damaged`: share of the samples drawn that may be damaged. `lasting`: a sample that failed at one draw fails at
+        all, and so is not read again; False if that depends on the draw. Raises ConfigError if there are no samples.
         """
         if not samples:
             raise ConfigError(f"no samples to draw from: the dataset has {len(source)}, part of which validation holds out")
         self.source = source
+        self._bulk = source if isinstance(source, BatchSource) else None
         self.samples = samples
-        bulk = source if isinstance(source, BatchSource) else None
-        self.order: Ordering = bulk.order(samples, seed, read_together) if bulk else Order(len(samples), seed, read_together)
         self.global_batch = global_batch
         places = np.arange(global_batch).reshape(-1, data_ranks, micro_batch)[:, data_rank]
         self.places = places  # (micro-batches, micro_batch)
         self.replaced = 0
-        self._unit = micro_batch if bulk else 1  # rows per unit of work: videos are decoded one by one, tokens read in bulk
+        """Rows returned so far that hold another sample than the one drawn, which is damaged."""
+        self._damage = DamageRecord(len(samples), most_damaged)
+        self._lasting = lasting
+        self._substitutes: dict[int, int] = {}
+        self._ordering = seed, read_together
+        self.use_order(NEWEST_ORDER)
+        self._unit = micro_batch if self._bulk else 1  # rows per unit of work: videos one by one, tokens in bulk
         self._pin = torch.cuda.is_available()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else None
-        self._ahead: dict[int, list[list[Future[torch.Tensor]]]] = {}
+        self._ahead: dict[int, list[list[Future[_Made]]]] = {}
+
+    def use_order(self, version: int) -> None:
+        """Before the first step: draw in the order of this version. Raises ConfigError if it is not known."""
+        if version not in ORDERS:
+            known = ", ".join(map(str, ORDERS))
+            raise ConfigError(f"the checkpoint has version {version} of the data order, this program knows {known}; update it")
+        self.order_version = version
+        self.order: Ordering = (
+            self._bulk.order(self.samples, *self._ordering, version)
+            if self._bulk
+            else ORDERS[version](len(self.samples), *self._ordering)
+        )
 
     def __call__(self, step: int) -> list[torch.Tensor]:
-        """This rank's micro-batches of a step. Raises ShardError if too many samples in a row are damaged."""
+        """This rank's micro-batches of a step. Raises ShardError if too many samples are damaged, in a row or in all."""
         if self._pool is None:
-            return [torch.cat([self._rows(*unit) for unit in units]) for units in self._work(step)]
+            return [self._join([self._rows(*unit) for unit in units]) for units in self._work(step)]
         for ahead in range(step, step + 1 + _STEPS_AHEAD):
             if ahead not in self._ahead:
                 self._ahead[ahead] = [[self._pool.submit(self._rows, *unit) for unit in units] for units in self._work(ahead)]
-        return [torch.cat([rows.result() for rows in units]) for units in self._ahead.pop(step)]
+        return [self._join([made.result() for made in units]) for units in self._ahead.pop(step)]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads. What is not yet begun is never made."""
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def _work(self, step: int) -> list[list[tuple[Int64s, Int64s]]]:
         """The units of work of each micro-batch: places in `samples`, and draws."""
         draws = step * self.global_batch + self.places
         indices = self.order(draws.reshape(-1)).reshape(draws.shape)
+        self._damage.drawn += draws.size
         cuts = range(0, draws.shape[1], self._unit)
         return [
             [(drawn[cut : cut + self._unit], at[cut : cut + self._unit]) for cut in cuts]
             for drawn, at in zip(indices, draws, strict=True)
         ]
 
-    def _rows(self, indices: Int64s, draws: Int64s) -> torch.Tensor:
-        if not isinstance(self.source, BatchSource):
-            rows = torch.stack([self._row(*pair) for pair in zip(indices.tolist(), draws.tolist(), strict=True)])
-        else:
-            rows, damaged = self.source.rows(indices + self.samples.start, draws)
+    def _rows(self, indices: Int64s, draws: Int64s) -> _Made:
+        if self._bulk:
+            used = [self._substitutes.get(index, index) for index in indices.tolist()]
+            rows, damaged = self._bulk.rows(np.array(used, np.int64) + self.samples.start, draws)
             for row, error in damaged.items():
-                rows[row] = self._row(int(indices[row]), int(draws[row]), error)
-        return rows.pin_memory() if self._pin else rows
+                self._damage.add(used[row], error)
+                used[row], rows[row] = self._row(int(indices[row]), int(draws[row]))
+        else:
+            made = [self._row(*pair) for pair in zip(indices.tolist(), draws.tolist(), strict=True)]
+            used, rows = [place for place, _ in made], torch.stack([row for _, row in made])
+        replaced = [index for index, place in zip(indices.tolist(), used, strict=True) if place != index]
+        for index in replaced:
+            self._damage.count(index)
+        return _Made(rows.pin_memory() if self._pin else rows, len(replaced))
 
-    def _row(self, index: int, draw: int, first: ShardError | None = None) -> torch.Tensor:
-        """One row, or its replacement; `first`: the error, if the sample is known to be damaged."""
-        errors: list[ShardError | VideoError] = []
-        for attempt in range(_DAMAGED_IN_A_ROW):
-            later = 1 << (attempt - 1) if attempt else 0
+    def _row(self, index: int, draw: int) -> tuple[int, torch.Tensor]:
+        """The place of the first undamaged sample among `index` and 1, 2, 4, 8 … after it, and its row at this draw."""
+        size = len(self.samples)
+        tries = max(_DAMAGED_IN_A_ROW, size.bit_length() + 1)
+        for later in (0, *(1 << k for k in range(tries - 1))):
+            used = (index + later) % size
+            if used in self._damage and self._lasting:
+                continue
             try:
-                if first and not attempt:
-                    raise first
-                return self.source.tensor(self.samples[(index + later) % len(self.samples)], draw)
+                row = self.source.tensor(self.samples[used], draw)
             except (ShardError, VideoError) as error:
-                errors.append(error)
-                self.replaced += 1
-                log.warning("replaced a damaged sample: %s", error)
-        raise ShardError(f"{_DAMAGED_IN_A_ROW} damaged samples in a row, the first: {errors[0]}")
+                self._damage.add(used, error)
+                continue
+            if used != index and self._lasting:
+                self._substitutes[index] = used
+            return used, row
+        raise ShardError(f"{tries} damaged samples in a row, the first: {self._damage[index]}")
+
+    def _join(self, made: list[_Made]) -> torch.Tensor:
+        self.replaced += sum(part.replaced for part in made)
+        return torch.cat([part.rows for part in made])
 
 
 def split(size: int, held_out: int) -> tuple[range, range]:

@@ -9,9 +9,9 @@ import torch
 
 from hitvideo.data.blend import Blend
 from hitvideo.data.loader import Damage, Ordering
-from hitvideo.data.order import uniform
+from hitvideo.data.order import NEWEST_ORDER, uniform
 from hitvideo.data.token_shards import Int64s, TokenDataset
-from hitvideo.errors import ConfigError
+from hitvideo.errors import ConfigError, ShardError, short
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 
@@ -26,14 +26,7 @@ class TokenSource:
         self, dataset: TokenDataset | Blend, layout: SequenceLayout, text: TextTokenizer, seed: int, caption_dropout: float
     ) -> None:
         """Raises ConfigError if the dataset has other grids or bits than the layout, or `text` more pieces than it has ids."""
-        bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
-        found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
-        wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.ranges, strict=True)]
-        if found != wanted:
-            raise ConfigError(
-                f"data.manifest {dataset.path} has levels of (grid, bits) {found}, the run's hierarchy and clip give "
-                f"{wanted}; use the hierarchy and clip of its video tokenizer"
-            )
+        check_levels(dataset, layout)
         if text.size > layout.vocab.text_size:
             raise ConfigError(f"text.vocab_size {layout.vocab.text_size} is below the text tokenizer's {text.size} pieces")
         self.dataset = dataset
@@ -45,9 +38,9 @@ class TokenSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def order(self, samples: range, seed: int, read_together: int) -> Ordering:
+    def order(self, samples: range, seed: int, read_together: int, version: int = NEWEST_ORDER) -> Ordering:
         """The dataset's order: draw → place in `samples`."""
-        return self.dataset.order(samples, seed, read_together)
+        return self.dataset.order(samples, seed, read_together, version)
 
     def tensor(self, index: int, draw: int) -> torch.Tensor:
         """One row (length, width). Raises ShardError if the sample is damaged."""
@@ -62,12 +55,43 @@ class TokenSource:
         values = np.asarray(draws, dtype=np.uint64)
         dropped = uniform(values, self.seed ^ _DROPOUT_SALT) < self.caption_dropout
         coins = uniform(values, self.seed ^ _CAPTION_SALT)
-        chosen = [
-            "" if drop else choose_caption(caption, float(coin))
-            for drop, caption, coin in zip(dropped, found.captions, coins, strict=True)
-        ]
-        text_ids = [self.text.encode(caption) for caption in chosen]
-        return torch.from_numpy(self.layout.join_rows(text_ids, found.codes)), found.damaged
+        text_ids: list[list[int]] = []
+        for row, (drop, caption, coin) in enumerate(zip(dropped, found.captions, coins, strict=True)):
+            try:
+                chosen = choose_caption(caption, float(coin))  # also if it is dropped: damage does not depend on the draw
+                text_ids.append(self.text.encode("" if drop else chosen))
+            except (ValueError, TypeError, RecursionError) as error:
+                where = self.dataset.place(int(indices[row]))
+                found.damaged[row] = ShardError(f"{where}: its caption cannot be read: {short(error)}")
+                text_ids.append([])
+        try:
+            rows = self.layout.join_rows(text_ids, found.codes)
+        except ValueError:  # codes that match their checksum and are wrong all the same: find the rows
+            for row in range(len(found.codes)):
+                try:
+                    self.layout.join_rows([[]], found.codes[row : row + 1])
+                except ValueError as error:
+                    found.damaged[row] = ShardError(f"{self.dataset.place(int(indices[row]))}: {error}")
+                    found.codes[row] = 0
+            rows = self.layout.join_rows(text_ids, found.codes)
+        return torch.from_numpy(rows), found.damaged
+
+    def cut_captions(self, most: int = 2048) -> tuple[int, int]:
+        """How many of at most `most` captions lose their end to the row's text window, and how many were looked at."""
+        lengths = [len(self.text.encode(caption)) + 2 for caption in self.dataset.captions(most, self.seed)]  # BOS, EOS
+        return sum(length > self.layout.window for length in lengths), len(lengths)
+
+
+def check_levels(dataset: TokenDataset | Blend, layout: SequenceLayout) -> None:
+    """Raise ConfigError if the dataset has other grids or bits than the layout."""
+    bits = [level["num_bits"] for level in dataset.manifest["hierarchy"]["levels"]]
+    found = [(tuple(grid), b) for grid, b in zip(dataset.grids, bits, strict=True)]
+    wanted = [(tuple(g), sum(b.bits for b in row)) for g, row in zip(layout.grids, layout.vocab.ranges, strict=True)]
+    if found != wanted:
+        raise ConfigError(
+            f"data.manifest {dataset.path} has levels of (grid, bits) {found}, the run's hierarchy and clip give "
+            f"{wanted}; use the hierarchy and clip of its video tokenizer"
+        )
 
 
 def choose_caption(text: bytes, coin: float) -> str:

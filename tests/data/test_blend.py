@@ -49,6 +49,13 @@ def test_any_draws_in_any_order() -> None:
     np.testing.assert_array_equal(order(draws), whole[draws])
 
 
+def test_old_checkpoints_keep_their_order() -> None:
+    """The numbers of the first release."""
+    order = BlendedOrder([30, 7], [1, 2], seed=1, read_together=4, version=1)
+    assert order(np.arange(12)).tolist() == [36, 35, 31, 12, 36, 5, 31, 32, 29, 35, 35, 34]
+    assert BlendedOrder([30, 7], [1, 2], seed=1, read_together=4)(np.arange(12)).tolist() != order(np.arange(12)).tolist()
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [
@@ -93,6 +100,10 @@ def test_the_numbering_holds_out_the_end_of_each(parts: list[Path]) -> None:
     expected = [rows[len(rows) - tail :] for rows, tail in zip(whole, tails, strict=True)]
     np.testing.assert_array_equal(found[held_out.start :], np.concatenate(expected))
     assert len(list(blend.captions())) == len(blend) == 120
+    some = list(blend.captions(most=30, seed=1))
+    assert len(some) == 20 + 2 + 7, "in proportion to 80, 10 and 30 samples"
+    assert blend.place(0) == datasets[0].place(0)
+    assert blend.place(119) == datasets[2].place(29)
 
 
 @pytest.mark.parametrize("part", [0, 1])

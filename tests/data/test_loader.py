@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import torch
 
 from hitvideo import config
+from hitvideo.data import handles
 from hitvideo.data.loader import Batches, split
+from hitvideo.data.manifest import write_manifest
+from hitvideo.data.order import FirstOrder, Order
 from hitvideo.data.rows import TokenSource
-from hitvideo.data.token_format import shard_paths
+from hitvideo.data.token_format import commit, shard_paths
+from hitvideo.data.token_records import TokenSample
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.hierarchy import Hierarchy
@@ -29,14 +39,16 @@ GLOBAL, STEPS = 48, 12  # 48: whole micro-batches for 1, 2, 3 and 4 ranks
 class Numbers:
     """A source whose rows hold their sample's number and the draw."""
 
-    def __init__(self, size: int, damaged: tuple[int, ...] = ()) -> None:
+    def __init__(self, size: int, damaged: Collection[int] = ()) -> None:
         self.size = size
         self.damaged = damaged
+        self.read: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return self.size
 
     def tensor(self, index: int, draw: int) -> torch.Tensor:
+        self.read[index] += 1
         if index in self.damaged:
             raise ShardError(f"sample {index} is damaged")
         return torch.tensor([index, draw])
@@ -140,11 +152,127 @@ def test_a_damaged_sample_is_replaced_by_the_next(threads: int, caplog: pytest.L
     assert "sample 20 is damaged" in caplog.text
 
 
-def test_replaced_samples_are_counted() -> None:
-    loader = make(Numbers(48, (7, 20)))
-    for step in range(3):  # one epoch
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_replaced_samples_are_counted_and_read_once(threads: int) -> None:
+    source = Numbers(48, (7, 20, 21))
+    with make(source, threads=threads) as loader:
+        for step in range(3):
+            loader(step)
+            assert loader.replaced == 3 * (step + 1), "a step is an epoch; what is made ahead does not count yet"
+    assert [source.read[index] for index in (7, 20, 21)] == [1, 1, 1]
+
+
+def test_what_fails_at_some_draws_only_is_read_again() -> None:
+    """Else batches would depend on what was drawn before, and a resumed run would have others."""
+
+    class Sometimes(Numbers):
+        def tensor(self, index: int, draw: int) -> torch.Tensor:
+            self.damaged = (7,) if draw % 100 < 50 else ()
+            return super().tensor(index, draw)
+
+    def loader() -> Batches:
+        return Batches(
+            Sometimes(48), range(48), global_batch=GLOBAL, micro_batch=4, data_rank=0, data_ranks=1, seed=1, read_together=8,
+            threads=0, lasting=False,
+        )  # fmt: skip
+
+    whole, going_on = loader(), loader()
+    for step in range(STEPS):
+        assert torch.equal(torch.cat(whole(step)), torch.cat(loader()(step)))
+        going_on(step)
+    assert 0 < going_on.replaced < STEPS
+
+
+def limited(source: AnySource, most: float, threads: int = 0) -> Batches:
+    return Batches(
+        source, range(len(source)), global_batch=GLOBAL, micro_batch=4, data_rank=0, data_ranks=1, seed=1, read_together=8,
+        threads=threads, most_damaged=most,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_too_large_a_share_of_damaged_samples_is_an_error(threads: int) -> None:
+    damaged = range(0, 2000, 20)
+
+    def run(most: float) -> int:
+        with limited(Numbers(2000, damaged), most, threads) as loader:
+            for step in range(100):
+                loader(step)
+        return loader.replaced
+
+    assert run(0.06) > 100
+    with pytest.raises(ShardError, match=r"faults\.most_damaged 0\.04.*sample \d+ is damaged"):
+        run(0.04)
+
+
+def test_one_damaged_sample_of_a_small_set_is_no_reason_to_stop() -> None:
+    loader = limited(Numbers(20, (3,)), 0.01)
+    for step in range(50):
         loader(step)
-    assert loader.replaced >= 2  # rows are made ahead, so those of the next steps may count
+    assert loader.replaced == 50 * GLOBAL // 20
+
+
+@pytest.mark.parametrize("lost", [40_000, 50_000])
+def test_a_lost_shard_of_any_size_is_got_past(lost: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "hitvideo")  # a line for each of them is slow
+    first = 30_000
+    damaged = range(first, first + lost)
+    loader = make(Numbers(100_000, damaged), threads=0)
+    rows = torch.cat([row for step in range(40) for row in loader(step)])
+    drawn = Order(100_000, 1, 8)(np.arange(40 * GLOBAL))
+    kept = np.array([index not in damaged for index in drawn.tolist()])
+    assert rows[torch.from_numpy(kept), 0].tolist() == drawn[kept].tolist()
+    assert loader.replaced == (~kept).sum() > 500
+    assert max(Counter(rows[torch.from_numpy(~kept), 0].tolist()).values()) < 60, "what replaces them is spread"
+
+
+def test_nothing_goes_on_after_the_end() -> None:
+    begun: list[int] = []
+
+    class Slow(Numbers):
+        def tensor(self, index: int, draw: int) -> torch.Tensor:
+            begun.append(draw)
+            time.sleep(0.02)
+            return super().tensor(index, draw)
+
+    with make(Slow(1000), threads=2) as loader:
+        loader(0)
+    at_the_end = len(begun)
+    for thread in threading.enumerate():
+        if thread.name.startswith("loader"):
+            thread.join(5)
+    assert GLOBAL <= at_the_end <= len(begun) <= at_the_end + 2
+    assert len(begun) < 3 * GLOBAL, "three steps were queued"
+
+
+def test_the_order_of_an_old_checkpoint_can_be_kept() -> None:
+    loader = make(Numbers(50))
+    loader.use_order(1)
+    assert loader.order_version == 1
+    found = torch.cat(loader(0))[:, 0].tolist()
+    assert found == FirstOrder(50, 1, 8)(np.arange(GLOBAL)).tolist() != Order(50, 1, 8)(np.arange(GLOBAL)).tolist()
+    with pytest.raises(ConfigError, match=r"3 .* 1, 2"):
+        loader.use_order(3)
+
+
+@pytest.mark.parametrize("failure", ["EIO", "short"])
+def test_a_store_that_falters_changes_no_batch(
+    make_source: Callable[..., TokenSource], monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    whole, pread, calls = all_batches(make_source()), os.pread, Counter[str]()
+
+    def falters(handle: int, length: int, offset: int) -> bytes:
+        calls["pread"] += 1
+        if failure == "EIO" and calls["pread"] % 50 == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(handle, min(length, 3000) if failure == "short" else length, offset)
+
+    monkeypatch.setattr(handles, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "pread", falters)
+    loader = make(make_source(), threads=2)
+    assert torch.equal(torch.stack([global_batch([loader], step) for step in range(STEPS)]), whole)
+    assert calls["pread"] > 500
+    assert loader.replaced == 0
 
 
 def test_too_many_damaged_samples_are_an_error() -> None:
@@ -175,6 +303,43 @@ def test_a_missing_shard_is_passed_over(tmp_path: Path, make_source: Callable[..
     drawn = all_batches(Numbers(len(source)))[..., 0]
     changed = (all_batches(source, ranks=2, threads=2) != whole).flatten(2).any(-1)
     assert torch.equal(changed, (drawn >= 40) & (drawn < 80))
+
+
+def one_wrong_sample(out: Path, number: int, **changed: Any) -> Path:
+    """The samples of `make_token_shards` in one shard, all with right checksums; one of them is changed."""
+    made = TokenDataset(make_token_shards(out / "made"))
+    samples = [TokenSample(sample.key, sample.codes, sample.caption, sample.metadata) for sample in made]
+    content = {**samples[number].__dict__, **changed}
+    samples[number] = TokenSample(**content)
+    count = {"stem": "a", "samples_in": len(samples), "samples_out": len(samples), "rejected": 0}
+    assert commit(out, "a", samples, count, "test")
+    description = {key: made.manifest[key] for key in ("hierarchy", "grids", "video_tokenizer")}
+    return write_manifest(out, [json.loads(shard_paths(out, "a")[2].read_text())], description)
+
+
+@pytest.mark.parametrize("wrong", ["codes", "captions"])
+def test_what_matches_its_checksum_and_is_wrong_all_the_same_is_damage(
+    tmp_path: Path, make_source: Callable[..., TokenSource], wrong: str
+) -> None:
+    codes = [indices.copy() for indices in make_source().dataset[11].codes]
+    codes[1].flat[3] = 1 << 9
+    changed: dict[str, Any] = {"codes": {"codes": codes}, "captions": {"metadata": {"captions": [7, [8]]}}}[wrong]
+    source = make_source(0.0, path=one_wrong_sample(tmp_path, 11, **changed))
+    expected, drawn = all_batches(make_source(0.0)), all_batches(Numbers(len(source)))[..., 0]
+    assert torch.equal((all_batches(source) != expected).flatten(2).any(-1), drawn == 11)
+    rows, damaged = source.rows(np.array([10, 11, 12]), np.arange(3))
+    assert list(damaged) == [1]
+    assert "a.tar: sample 11" in str(damaged[1])
+    assert torch.equal(rows[::2], make_source(0.0).rows(np.array([10, 12]), np.array([0, 2]))[0])
+
+
+def test_captions_that_are_cut_are_counted(make_source: Callable[..., TokenSource]) -> None:
+    source = make_source()
+    lengths = sorted(len(source.text.encode(sample.caption)) + 2 for sample in source.dataset)
+    for window in (lengths[0] - 1, lengths[0], lengths[40], lengths[-1]):
+        source.layout.window = window
+        assert source.cut_captions() == (sum(length > window for length in lengths), 80)
+    assert source.cut_captions(most=10)[1] == 10
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])

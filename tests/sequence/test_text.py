@@ -93,6 +93,35 @@ def test_a_large_corpus_fills_the_vocabulary() -> None:
     assert TextTokenizer.train([" ".join(rng.choice(words, 8)) for _ in range(200)], 600).size == 600
 
 
+@pytest.mark.parametrize("long", ["the quick brown fox " * 300, "一只猫在" * 1200, "x" * 200_000], ids=["words", "CJK", "word"])
+def test_long_captions_are_learned_from(long: str) -> None:
+    """The trainer itself leaves out lines of more than 4,192 bytes."""
+    alone = TextTokenizer.train([long + str(k) for k in range(3)], 300)
+    mixed = TextTokenizer.train([long, "short"], 300)
+    for text in (alone, mixed):
+        assert len(text.encode(long)) < len(long) / 2
+        round_trip(text, long)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("cut \ud83d", "cut \ufffd"), ("\udc00 cut", "\ufffd cut"), ("\ud83d\ude00", "😀"), ("\udc00\ud800", "\ufffd\ufffd"),
+        ("\ud83d東", "\ufffd東"),
+    ],
+)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_replaced(text: TextTokenizer, caption: str, expected: str) -> None:
+    assert text.decode(text.encode(caption)) == expected
+    assert TextTokenizer.train([caption, *CAPTIONS], 400).model == TextTokenizer.train([expected, *CAPTIONS], 400).model
+
+
+def test_captions_with_nuls_are_learned_from() -> None:
+    text = TextTokenizer.train(["\0a red circle\0", "\0"] * 20, 400)
+    assert len(text.encode("a red circle")) <= 3
+    with pytest.raises(ConfigError, match="caption"):
+        TextTokenizer.train(["\0", ""], 400)
+
+
 def test_refused_training() -> None:
     with pytest.raises(ConfigError, match="caption"):
         TextTokenizer.train(["", ""], 400)
