@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def short(value: object, most: int = 200) -> str:
+    """The text of a value for a message: its first `most` characters, and how many more there are."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}… and {len(text) - most:,} more characters"
+
+
 class HiTVideoError(Exception):
     """Root of this package's errors. Programs and commands print one as a single line and exit with 2."""
 
@@ -19,7 +25,7 @@ class VideoError(HiTVideoError, ValueError):
     """A video that cannot be used. `reason` is a short stable word to count by; the message names file and finding.
 
     Reasons: missing, empty, corrupt, no_video, no_decoder, too_large, too_long, too_short, bad_metadata,
-    no_caption, memory_limit; and from the offline job long_key, time_limit, crashed.
+    no_caption, unsupported, memory_limit; and from the offline job long_key, time_limit, crashed.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -19,10 +19,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from hitvideo.config import Section
+from hitvideo.config import Section, Size
 from hitvideo.errors import ConfigError
 
 RAW_BITS_PER_PIXEL = 24
+MOST_TOKENS = 1 << 24  # of a clip: what a row may have and a layout be held in memory for
 LARGEST_SUB_CODE = 12
 
 
@@ -49,11 +50,11 @@ class Extent(NamedTuple):
 class ClipShape(Section):
     """Shape of a run's clips: length, size and frame rate."""
 
-    frames: int = Field(gt=0)
+    frames: Size
     """Number of frames per clip, T."""
-    height: int = Field(gt=0)
+    height: Size
     """Height of a clip in pixels, H."""
-    width: int = Field(gt=0)
+    width: Size
     """Width of a clip in pixels, W."""
     fps: float = Field(gt=0)
     """Rate at which the source video is sampled, in frames per second."""
@@ -128,7 +129,7 @@ class Hierarchy(Section):
     def grids(self, extent: Extent) -> list[Grid]:
         """Every level's grid for a clip of (T, H, W), with T rounded up to whole coarsest cells.
 
-        Raises ConfigError if H or W is not a multiple of the coarsest level's cell.
+        Raises ConfigError if H or W is not a multiple of the coarsest level's cell, or the clip has too many tokens.
         """
         coarsest = self.levels[0].down
         for name, size, factor in (("height", extent.height, coarsest[1]), ("width", extent.width, coarsest[2])):
@@ -137,7 +138,10 @@ class Hierarchy(Section):
                 raise ConfigError(f"{name} {size} is not a multiple of {factor}, the coarsest level's cell; try {near}")
         padded = extent.frames + -extent.frames % coarsest[0]
         downs = (level.down for level in self.levels)
-        return [Grid(padded // dt, extent.height // dh, extent.width // dw) for dt, dh, dw in downs]
+        grids = [Grid(padded // dt, extent.height // dh, extent.width // dw) for dt, dh, dw in downs]
+        if (tokens := sum(grid.cells for grid in grids)) > MOST_TOKENS:
+            raise ConfigError(f"a clip of {tuple(extent)} has {tokens:,} tokens, {MOST_TOKENS:,} are possible; make it smaller")
+        return grids
 
     def tokens(self, extent: Extent) -> int:
         return sum(grid.cells for grid in self.grids(extent))

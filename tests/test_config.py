@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -30,6 +31,10 @@ class Inner(Section):
 class Outer(Section):
     name: str = "x"
     inner: Inner = Inner()
+    note: str | None = None
+    words: tuple[str, ...] = ()
+    stage: Literal[0, 1, 1000] = 0
+    on: bool = False
 
 
 def write(path: Path, text: str) -> Path:
@@ -47,7 +52,7 @@ def test_bases_merge_in_order_and_the_file_wins(tmp_path: Path) -> None:
     write(tmp_path / "parts/c.yaml", "name: c\ninner: {rate: 9}\n")  # the path c.yaml is relative to b.yaml
     top = write(tmp_path / "run.yaml", "base: [parts/a.yaml, parts/b.yaml]\ninner: {sizes: [7]}\n")
     # name is a, then c (a base of b); rate is 1, then 9, then 2; sizes is a list, so it is replaced and not joined.
-    assert config.resolve(top) == {"name": "c", "inner": {"rate": 2, "sizes": [7]}}
+    assert config.resolve(top) == {"name": "c", "inner": {"rate": "2", "sizes": ["7"]}}
 
 
 def test_a_shared_base_is_not_a_circle(tmp_path: Path) -> None:
@@ -79,41 +84,102 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         config.resolve(write(tmp_path / "run.yaml", "base: [gone.yaml]\n"))
 
 
-@pytest.mark.parametrize("base", ["3", "{a: 1}", "[1]"])
+@pytest.mark.parametrize("base", ["{a: 1}", "[[a.yaml]]", "[{a: 1}]"])
 def test_base_is_a_list_of_files(tmp_path: Path, base: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml: 'base' "):
         config.resolve(write(tmp_path / "run.yaml", f"base: {base}\n"))
 
 
+NUMBERS = [
+    ("3e-4", 3e-4), ("3E4", 3e4), ("-1e3", -1e3), ("1.5e-2", 0.015), (".5e1", 5.0), ("3.0e-4", 3e-4), ("8", 8), ("0012", 12),
+    ("50_000_000", 5e7),
+]  # fmt: skip
+TEXTS = [
+    "0012", "12e5", "2026-11-26", "2026-13-45", "no", "on", "1:30", "24:00:00", "true", "1_000", "0x1F", ".5", "3e-4", "a=b",
+    "🎬", "=", "a 'b' \"c\"", "12345678901234567890",
+]  # fmt: skip
+NOT_YAML = [
+    "/data/a #1/m.json", "/data/a: b", "*.tar", "[ab]*.tar", "{0..3}.tar", "{a..b}", "[", "&a", "%x", "@x", "a: [", " x", "-",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS)
+def test_numbers(tmp_path: Path, text: str, value: float) -> None:
+    for content in (
+        config.read_yaml(write(tmp_path / "run.yaml", f"inner: {{rate: {text}, sizes: [1]}}\n")),
+        config.apply_overrides({}, [f"inner.rate={text}", "inner.sizes=[1]"]),
+    ):
+        assert config.build(Outer, content, "run.yaml").inner == Inner(rate=value, sizes=(1,))
+
+
+@pytest.mark.parametrize("text", TEXTS + NOT_YAML)
+def test_where_a_text_is_wanted_the_command_line_gives_what_is_written(text: str) -> None:
+    built = config.build(Outer, config.apply_overrides({"name": "y"}, [f"name={text}", f"note={text}"]), "x")
+    assert (built.name, built.note) == (text, text)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_where_a_text_is_wanted_yaml_gives_what_is_written(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "run.yaml", f"name: {text}\nnote: {text}\nwords: [{text}, b]\n")
+    built = config.build(Outer, config.read_yaml(path), "x")
+    assert (built.name, built.note, built.words) == (text, text, (text, "b"))
+
+
+def test_quotes_null_lists_and_mappings_on_the_command_line(tmp_path: Path) -> None:
+    def outer(*words: str) -> Outer:
+        return config.build(Outer, config.apply_overrides({"note": "a", "inner": {"rate": "5"}}, words), "x")
+
+    assert outer("name='0012'").name == outer('name="0012"').name == "0012"
+    assert outer("name='null'").name == "null"
+    assert outer("note=null").note is outer("note=").note is None
+    assert outer("words=[007, 'b c']").words == ("007", "b c")
+    assert outer("inner={sizes: [1, 2]}").inner == Inner(rate=5, sizes=(1, 2))  # merged, as any mapping
+    assert [outer(f"stage={text}").stage for text in ("1", "1e3")] == [1, 1000]
+    assert [outer(f"on={text}").on for text in ("true", "yes", "off")] == [True, True, False]
+    assert config.build(Outer, config.read_yaml(write(tmp_path / "x.yaml", "note: ~\nname: '~'\n")), "x") == Outer(name="~")
+
+
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3e-4", 3e-4), ("3E4", 3e4), ("-1e3", -1e3), ("1.5e-2", 0.015), (".5e1", 5.0), ("3.0e-4", 3e-4), ("8", 8),
-        ("true", True), ("null", None), ("[1, 2]", [1, 2]), ("3e", "3e"), ("e4", "e4"), ("v1e4", "v1e4"), ("", None),
-    ],
+    "word",
+    ["inner.rate=nan", "inner.rate=.nan", "inner.rate=.inf", "inner.rate=1e999", "inner.rate=true", "inner.sizes=[true]",
+     "inner.sizes=[1.5]", "inner.sizes=[1, 2", "inner.rate=1:30", "inner.rate=5 # five", "inner.rate=" + "9" * 10_000,
+     "inner.sizes=" + "[" * 10_000, "inner=" + "{a: " * 10_000, "on=2", "stage=true", "inner.rate=" + "x" * 10_000,
+     "inner.sizes=[" + "x," * 10_000 + "]", "x" * 10_000 + "=1", "inner." + "x" * 10_000 + "=1"],
+    ids=lambda word: word[:24],
 )  # fmt: skip
-def test_values(text: str, value: object) -> None:
-    found = config.parse_value(text)
-    assert found == value
-    assert type(found) is type(value)
+def test_what_is_refused_in_few_words(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"^run\.yaml: .*(inner|on|stage|xxxx)") as caught:
+        config.build(Outer, config.apply_overrides({}, [word]), "run.yaml")
+    assert max(map(len, str(caught.value).splitlines())) < 700
+    assert len(str(caught.value).splitlines()) <= 21
 
 
-def test_overrides() -> None:
-    content = {"name": "x", "inner": {"rate": 1.0, "sizes": [1]}}
+@pytest.mark.parametrize("text", [r'"a\0b"', r'"\ud83d"'])
+def test_characters_that_no_file_name_has(tmp_path: Path, text: str) -> None:
+    for key in ("base", "name"):
+        with pytest.raises(ConfigError, match=r"run\.yaml: .*line 1: "):
+            config.resolve(write(tmp_path / "run.yaml", f"{key}: {text}\n"))
+
+
+def test_yaml_that_grows_is_refused_by_line(tmp_path: Path) -> None:
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    for text, line in ((bomb, 2), ("a: 1\nb: " + "[" * 3000, 2), ("a: " + "{a: " * 3000, 1), ("a: *x", 1)):
+        with pytest.raises(ConfigError, match=rf"run\.yaml: .*line {line}: ") as caught:
+            config.read_yaml(write(tmp_path / "run.yaml", text))
+        assert len(str(caught.value)) < 500
+
+
+def test_later_overrides_win_and_the_content_stays() -> None:
+    content = {"name": "x", "inner": {"rate": "1.0", "sizes": ["1"]}}
     result = config.apply_overrides(content, ["inner.rate=3e-4", "inner.sizes=[4, 5]", "name=a=b", "inner.rate=2"])
-    assert result == {"name": "a=b", "inner": {"rate": 2, "sizes": [4, 5]}}
-    assert content["inner"] == {"rate": 1.0, "sizes": [1]}
+    assert config.build(Outer, result, "x") == Outer(name="a=b", inner=Inner(rate=2, sizes=(4, 5)))
+    assert content["inner"] == {"rate": "1.0", "sizes": ["1"]}
 
 
 @pytest.mark.parametrize("word", ["steps", "=3", "a..b=1", ".a=1", "a.=1"])
 def test_not_an_override(word: str) -> None:
     with pytest.raises(ConfigError, match=rf"'{re.escape(word)}' .*section\.key=value"):
         config.apply_overrides({}, [word])
-
-
-def test_an_override_that_is_not_yaml() -> None:
-    with pytest.raises(ConfigError, match=r"'\[1, 2'"):
-        config.apply_overrides({}, ["a=[1, 2"])
 
 
 @pytest.mark.parametrize("text", ["name: a\nname: b\n", "inner: {rate: 1, rate: 1}\n", "inner:\n  rate: 1\n  rate: 2\n"])
@@ -124,7 +190,7 @@ def test_a_key_given_twice(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words\n", "3\n"])
 def test_a_config_is_a_mapping(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml: .*mapping.*(list|str|int)"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*mapping.*(list|str)"):
         config.read_yaml(write(tmp_path / "run.yaml", text))
 
 
@@ -145,8 +211,10 @@ def test_python_objects_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", f"a: !!python/object/apply:os.mkdir ['{witness}']\n")
     with pytest.raises(ConfigError, match=r"run\.yaml: .*python/object"):
         config.read_yaml(path)
-    with pytest.raises(ConfigError):
-        config.parse_value(f"!!python/object/apply:os.mkdir ['{witness}']")
+    config.apply_overrides({}, [f"a=!!python/object/apply:os.mkdir ['{witness}']"])
+    for tag in ("!!int x", "!!timestamp 2026-13-45", "!!bool maybe", "!!binary é", "!x y"):
+        with pytest.raises(ConfigError, match=r"run\.yaml: .*line 1: "):
+            config.read_yaml(write(tmp_path / "run.yaml", f"a: {tag}\n"))
     assert not witness.exists()
 
 
@@ -168,7 +236,7 @@ def test_unknown_key_names_the_nearest() -> None:
     assert refusal({"inner": {"rat": 1}}) == "run.yaml: unknown key 'inner.rat'; did you mean 'inner.rate'?"
     # For a key of another section, the error names the key with its section.
     assert refusal({"sizes": 1}) == "run.yaml: unknown key 'sizes'; did you mean 'inner.sizes'?"
-    assert refusal({"zzz": 1}) == "run.yaml: unknown key 'zzz'; known keys: inner, name"
+    assert refusal({"zzz": 1}) == "run.yaml: unknown key 'zzz'; known keys: inner, name, note, on, stage, words"
 
 
 def test_wrong_types_name_key_and_value() -> None:
@@ -191,7 +259,8 @@ def test_frozen() -> None:
 
 def test_flat_and_fingerprint() -> None:
     model = Outer(inner=Inner(rate=2, sizes=(1, 2)))
-    assert config.flat(model) == {"name": "x", "inner.rate": 2.0, "inner.sizes": [1, 2]}
+    assert config.flat(model.inner) == {"rate": 2.0, "sizes": [1, 2]}
+    assert list(config.flat(model))[:3] == ["name", "inner.rate", "inner.sizes"]
     assert config.fingerprint(model) == config.fingerprint(Outer.model_validate(model.model_dump()))
     assert config.fingerprint(model) != config.fingerprint(Outer())
     assert config.fingerprint("a", "b") != config.fingerprint("b", "a")
@@ -232,6 +301,10 @@ def test_a_run_of_another_program() -> None:
         programs.load_settings_as(programs.TokenizeRun, TINY)
     with pytest.raises(ConfigError, match=r"video_tokenizer, tokenize_shards, pretrain.*'prtrain'"):
         programs.load_settings(TINY, ["program=prtrain"])
+    for word in ("program=[a]", "program=null", "program=" + "x" * 10_000):
+        with pytest.raises(ConfigError, match=r"'program' ") as caught:
+            programs.load_settings(TINY, [word])
+        assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -257,6 +330,16 @@ def test_a_run_of_another_program() -> None:
         (["run.name=.."], r"'run\.name'"),
         (["run.name=a/b"], r"'run\.name'"),
         (["run.name=''"], r"'run\.name'"),
+        (["run.seed=-1"], r"'run\.seed': .* 0 \(got -1\)"),
+        ([f"run.seed={1 << 63}"], r"'run\.seed': .*9223372036854775808"),
+        ([f"train.steps={10**30}"], r"'train\.steps': .*9007199254740992"),
+        (["train.steps=true"], r"'train\.steps': .*integer.*true"),
+        (["clip.frames=10000000000"], r"'clip\.frames': .*1048576"),
+        (["clip.frames=1000000"], r"1000000.* 22,500,000 tokens"),
+        (["text.window=1e15"], r"'text\.window': .*1048576"),
+        (["train.lr=inf"], r"'train\.lr': .*finite"),
+        (["clip.fps=.inf"], r"'clip\.fps': .*number.*inf"),
+        (["faults.hang_seconds=1e300"], r"'faults\.hang_seconds'"),
         (['run.name="a\\n"'], r"'run\.name'"),
     ],
 )
@@ -289,7 +372,7 @@ def test_the_yaml_of_a_run_is_plain() -> None:
 
 def test_keys_of_older_files_are_still_read(tmp_path: Path) -> None:
     old = write(tmp_path / "old.yaml", "video: {frames: 8}\ndata: {block: 4}\n")
-    new = {"clip": {"frames": 8, "fps": 4}, "data": {"read_together": 4}}
+    new = {"clip": {"frames": "8", "fps": "4"}, "data": {"read_together": "4"}}
     assert config.apply_overrides(config.resolve(old), ["video.fps=4"]) == new
     assert config.apply_overrides(config.resolve(old), ["clip.fps=4", "data.block=4"]) == new
     both = write(tmp_path / "both.yaml", "video: {frames: 8}\nclip: {frames: 8}\n")

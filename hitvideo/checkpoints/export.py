@@ -2,7 +2,7 @@
 
     ours     names and shapes of the run's model, as in `weights/model.safetensors`
     llama    trunk and embedding under the names of Hugging Face's LlamaModel (Qwen3Model if the run has QK-norm), with a
-             config.json next to it: `LlamaModel.from_pretrained(folder)` loads it
+             config.json next to it: `AutoModel.from_pretrained(folder)` loads it
 
 What maps is exact: blocks, final norm, the embedding of ids. What those models lack is left out, and whoever runs them must
 supply it: heads, embeddings of levels, the sum over a slot's sub-codes, and 3D-RoPE with queries at the position of the
@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from hitvideo.checkpoints.reader import Reader
 from hitvideo.config import Section
 from hitvideo.errors import ConfigError
-from hitvideo.files import replace_json, replacing
+from hitvideo.files import read_json, replace_json, replacing
 from hitvideo.settings.language_model import LLMSection
 from hitvideo.settings.programs import PretrainRun
 
 Names = Literal["ours", "llama"]
+LLAMA_FILE = "model.safetensors"
 _LLAMA = (
     (r"embedding\.weight", "embed_tokens.weight"),
     (r"trunk\.norm\.(.*)", r"norm.\1"),
@@ -44,7 +45,8 @@ def export_weights(
 ) -> None:
     """Write the weights of a checkpoint of a run with these settings.
 
-    Raises ConfigError if Llama's names are asked for and the run is not a language model's.
+    Raises ConfigError if the checkpoint is damaged; if Llama's names are asked for and the run is not a language model's, or
+    if another model's config.json is next to `out`.
     """
     if names == "llama" and not isinstance(settings, PretrainRun):
         raise ConfigError(f"{checkpoint}: only a language model has Llama's names; use --names ours")
@@ -52,9 +54,27 @@ def export_weights(
     if names == "llama":
         assert isinstance(settings, PretrainRun)
         weights = dict(llama_named(weights))
-        replace_json(out.with_name("config.json"), llama_config(settings.llm, weights, dtype), indent=1)
+        description = llama_config(settings.llm, weights, dtype)
+        _refuse_another_model(out.with_name("config.json"), description)
     with replacing(out) as file:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file, metadata={"format": "pt"})
+    if names == "llama":
+        replace_json(out.with_name("config.json"), description, indent=1)
+
+
+def llama_file(out: Path) -> Path:
+    """The file of weights that Hugging Face looks for in a folder. Raises ConfigError for a file of another name."""
+    if out.suffix == ".safetensors" and out.name != LLAMA_FILE:
+        raise ConfigError(f"{out}: from_pretrained reads a folder with {LLAMA_FILE}; give the folder, {out.with_suffix('')}")
+    return out if out.name == LLAMA_FILE else out / LLAMA_FILE
+
+
+def _refuse_another_model(file: Path, description: dict[str, object]) -> None:
+    """The same run may be exported again, in another dtype too."""
+    if file.exists():
+        found = {**read_json(file, "description of a model"), "dtype": description["dtype"]}
+        if found != description:
+            raise ConfigError(f"{file} describes another model; export into a new folder")
 
 
 def llama_named(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,11 +13,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from hitvideo.commands import datasets, evaluation, generation, looking, planning
-from hitvideo.commands.common import add_generator_options
+from hitvideo.commands.common import add_generator_options, path
 from hitvideo.runs.program import EXIT_DONE, guarded, show_log
 
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int | None:
+    with suppress(AttributeError):  # a text that the terminal cannot show is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     words = parsed(arguments)
     show_log()
     try:
@@ -54,38 +57,39 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="hitvideo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    top.add_argument("--version", action="version", version=f"hitvideo {version('hitvideo')}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     p = _add(commands, "config", planning.show_config, "print the resolved YAML of a run and what follows from it")
-    p.add_argument("file", type=Path, metavar="RUN.yaml", nargs="?", help="a run of any program")
+    p.add_argument("file", type=path, metavar="RUN.yaml", nargs="?", help="a run of any program")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--explain", action="store_true", help="every key with its value, where it was set, and what it means")
     p.add_argument("--find", metavar="WORD", help="list the keys of all programs whose name or meaning holds WORD")
 
     p = _add(commands, "plan", planning.show_plan, "parameters, memory, time and cost of a training run, before it is started")
-    p.add_argument("file", type=Path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
+    p.add_argument("file", type=path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--json", action="store_true")
 
     p = _add(commands, "slurm", planning.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
-    p.add_argument("file", type=Path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
+    p.add_argument("file", type=path, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
     p.add_argument("--nodes", type=int, required=True, help="nodes that train; spare ones come on top")
-    p.add_argument("--cluster", type=Path, help="YAML with a `cluster:` section of your site")
+    p.add_argument("--cluster", type=path, help="YAML with a `cluster:` section of your site")
     p.add_argument("--submit", action="store_true", help="hand it to sbatch instead of printing it")
 
     p = _add(commands, "export", looking.export, "merge a run's newest checkpoint into one safetensors file, on a CPU")
-    p.add_argument("run", type=Path, help="run directory")
-    p.add_argument("out", type=Path, help="FILE.safetensors")
+    p.add_argument("run", type=path, help="run directory")
+    p.add_argument("out", type=path, help="FILE.safetensors; with --names llama a folder, as from_pretrained takes it")
     p.add_argument("--names", choices=["ours", "llama"], default="ours", help="llama: the trunk as Hugging Face names it")
     p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
 
     p = _add(commands, "inspect", looking.inspect, "figures of a hierarchy YAML, a manifest.json or a shard")
-    p.add_argument("file", type=Path)
+    p.add_argument("file", type=path)
     p.add_argument("--json", action="store_true")
     p.add_argument("--decode", metavar="KEY", help="of a token shard: draw this sample, level by level, as a contact sheet")
-    p.add_argument("--out", type=Path, help="FILE.png of --decode; default: KEY.png")
-    p.add_argument("--weights", type=Path, help="the video tokenizer's, if they have moved since tokenizing")
+    p.add_argument("--out", type=path, help="FILE.png of --decode; default: KEY.png")
+    p.add_argument("--weights", type=path, help="the video tokenizer's, if they have moved since tokenizing")
 
     p = _add(commands, "doctor", looking.doctor, "versions, devices, and which fast paths are live or why not")
     p.add_argument("--json", action="store_true")
@@ -94,21 +98,22 @@ def parser() -> argparse.ArgumentParser:
     add_generator_options(p)
     p.add_argument("--prompt", required=True, action="append", help="give it several times for several videos")
     p.add_argument("--levels", type=int, help="draw only the first K levels; 1 is the storyboard")
-    p.add_argument("--out", type=Path, help="FILE.mp4; default: the run's samples directory")
+    p.add_argument("--out", type=path, help="FILE.mp4; several: FILE-0.mp4, …; default: the run's samples directory")
+    p.add_argument("--overwrite", action="store_true", help="replace what --out names, if it is there")
 
     p = _add(commands, "reconstruct", generation.reconstruct, "draw one video decoded from its first 1, 2, … levels")
-    p.add_argument("video", type=Path)
-    p.add_argument("--weights", type=Path, required=True, help="weights directory of a video tokenizer's run")
-    p.add_argument("--out", type=Path, required=True, help="FILE.png: the original, then 1, 2, … levels")
+    p.add_argument("video", type=path)
+    p.add_argument("--weights", type=path, required=True, help="weights directory of a video tokenizer's run")
+    p.add_argument("--out", type=path, required=True, help="FILE.png: the original, then 1, 2, … levels")
 
     kinds = _group(commands, "evaluate", "measure a trained tokenizer or language model")
     p = _add(kinds, "reconstruction", evaluation.evaluate_reconstruction, "quality and codes in use, by prefix of levels")
-    p.add_argument("--run", type=Path, required=True, help="run directory of a video tokenizer")
+    p.add_argument("--run", type=path, required=True, help="run directory of a video tokenizer")
     clips = p.add_mutually_exclusive_group(required=True)
-    clips.add_argument("--video-shards", help="folder or glob of video shards")
-    clips.add_argument("--videos", type=Path, help="folder of captioned videos, or a TSV, as `data pack` takes them")
-    p.add_argument("--lpips-weights", type=Path, help="folder with vgg16-397923af.pth and vgg.pth; adds LPIPS")
-    p.add_argument("--fvd-weights", type=Path, help="I3D's rgb_imagenet.pt or i3d_pretrained_400.pt; adds rFVD")
+    clips.add_argument("--video-shards", type=os.path.expanduser, help="folder or glob of video shards")
+    clips.add_argument("--videos", type=path, help="folder of captioned videos, or a TSV, as `data pack` takes them")
+    p.add_argument("--lpips-weights", type=path, help="folder with vgg16-397923af.pth and vgg.pth; adds LPIPS")
+    p.add_argument("--fvd-weights", type=path, help="I3D's rgb_imagenet.pt or i3d_pretrained_400.pt; adds rFVD")
     p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
     p.add_argument("--json", action="store_true")
     p = _add(kinds, "captions", evaluation.evaluate_captions, "does the video show its caption? (moving shapes only)")
@@ -116,26 +121,37 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num", type=int, default=64, help="videos to generate")
 
     p = _add(commands, "report", looking.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
-    p.add_argument("run", type=Path, nargs="+", help="run directories")
+    p.add_argument("run", type=path, nargs="+", help="run directories")
 
     data = _group(commands, "data", "make and check datasets")
-    p = _add(data, "pack", datasets.pack, "pack a folder of videos, or a TSV with columns file and caption, into video shards")
-    p.add_argument("src", type=Path)
-    p.add_argument("out", type=Path)
+    p = _add(data, "pack", datasets.pack, "pack captioned videos into video shards, in a shuffled order")
+    p.add_argument("src", type=path, help="folder of videos with .txt captions, or a table: CSV, TSV, JSON, JSONL, Parquet")
+    p.add_argument("out", type=path, help="an empty folder")
     p.add_argument("--per-shard", type=int, default=64)
+    p.add_argument("--shuffle", type=int, default=0, metavar="SEED", help="seed of the order (default 0)")
+    p.add_argument("--no-shuffle", dest="shuffle", action="store_const", const=None, help="keep the order of names or rows")
+    p.add_argument("--dry-run", action="store_true", help="check everything but the videos, and write nothing")
+    p.add_argument("--root", type=path, help="folder that the files' paths are relative to and must not leave")
+    p.add_argument("--file-column", metavar="COLUMN", help="default: file, file_name, path, video, video_path or media_path")
+    p.add_argument("--caption-column", metavar="COLUMN", help="default: caption, text or prompt")
+    p.add_argument("--file-template", metavar="TEXT", help="the file's path made of columns: '{page_dir}/{videoid}.mp4'")
+    p.add_argument("--min", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with at least this number")
+    p.add_argument("--max", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with at most this number")
+    p.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with exactly this text")
     p = _add(data, "moving-shapes", datasets.moving_shapes, "write a captioned synthetic set as real encoded video")
-    p.add_argument("out", type=Path)
+    p.add_argument("out", type=path)
     p.add_argument("--num", type=int, required=True)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--objects", choices=["1", "2", "mixed"], default="mixed")
-    p.add_argument("--hierarchy", type=Path, help="YAML whose `clip:` gives length, size and rate; default 8 frames of 32×32")
+    p.add_argument("--hierarchy", type=path, help="YAML whose `clip:` gives length, size and rate; default 8 frames of 32×32")
     p.add_argument("--per-shard", type=int, default=256)
     p = _add(data, "text-tokenizer", datasets.text_tokenizer, "train a sentencepiece model on a manifest's captions")
-    p.add_argument("manifest", type=Path)
-    p.add_argument("out", type=Path, help="FILE.model")
+    p.add_argument("manifest", type=path)
+    p.add_argument("out", type=path, help="FILE.model")
     p.add_argument("--vocab-size", type=int, default=32000)
     p = _add(data, "verify", datasets.verify, "check every receipt, checksum and sample of a manifest")
-    p.add_argument("manifest", type=Path)
+    p.add_argument("manifest", type=path)
+    p.add_argument("--jobs", type=int, default=1, help="processes that share the shards (default 1)")
     return top
 
 

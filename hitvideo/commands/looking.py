@@ -6,21 +6,26 @@ import argparse
 import json
 from pathlib import Path
 
+from hitvideo.commands.common import check_output
 from hitvideo.errors import ConfigError
 
 
 def export(words: argparse.Namespace) -> None:
-    from hitvideo.checkpoints.export import export_weights
+    from hitvideo.checkpoints.export import export_weights, llama_file
     from hitvideo.checkpoints.listing import newest
     from hitvideo.ops.precision import DTYPES
     from hitvideo.runs.directory import RunDirectory
 
+    out = words.out
+    if words.names == "llama":
+        out = llama_file(out)
+    check_output(out, ".safetensors")
     run = RunDirectory.open(words.run)
     checkpoint = newest(run.checkpoints)
     if checkpoint is None:
         raise ConfigError(f"{run.checkpoints}: no complete checkpoint yet; train the run first")
-    export_weights(checkpoint, run.settings, words.out, words.names, DTYPES[words.dtype])
-    print(f"{words.out}: weights of {checkpoint}")
+    export_weights(checkpoint, run.settings, out, words.names, DTYPES[words.dtype])
+    print(f"{out}: weights of {checkpoint}")
 
 
 def inspect(words: argparse.Namespace) -> None:
@@ -30,6 +35,7 @@ def inspect(words: argparse.Namespace) -> None:
         from hitvideo.video.encode import contact_sheet
 
         out = words.out or Path(f"{Path(words.decode).name}.png")
+        check_output(out, ".png")
         contact_sheet(decode_sample(words.file, words.decode, words.weights), out)
         print(f"{out}: with 1, 2, … levels, one row each")
         return
@@ -38,8 +44,11 @@ def inspect(words: argparse.Namespace) -> None:
         print(json.dumps(figures))
         return
     rows = figures.pop("levels", figures.pop("samples", []))
+    bad = figures.pop("bad", [])
     for key, value in figures.items():
         print(f"{key:14} {value}")
+    for name, reason in bad:
+        print(f"bad            {reason}: {name}")
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
 

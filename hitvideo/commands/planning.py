@@ -23,9 +23,10 @@ def show_config(words: argparse.Namespace) -> None:
     if words.explain:
         print(explain.explain(settings, explain.sources(words.file, words.override)), end="")
         return
+    derived = _derived(settings)  # before anything is printed: it refuses what does not divide
     print(config.to_yaml(settings), end="")
     print("# derived")
-    for key, value in _derived(settings).items():
+    for key, value in derived.items():
         print(f"#   {key}: {value}")
 
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from hitvideo.errors import ConfigError
+from hitvideo.errors import ConfigError, short
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How generation draws. `top_k` 0 and `top_p` 1 keep every entry; `temperature` 0 takes the likeliest."""
+    """How generation draws. `top_k` 0 and `top_p` 1 keep every entry; `temperature` 0 takes the likeliest.
+
+    Raises ConfigError for a value out of range; at the ends of the ranges logits of fp32 are still finite.
+    """
 
     guidance: float = 5.0
     temperature: float = 1.0
@@ -19,11 +22,14 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.guidance < 0:
-            raise ConfigError(
-                f"temperature {self.temperature} and guidance {self.guidance} must be at least 0, "
-                f"top-k {self.top_k} at least 0, top-p {self.top_p} in (0, 1]"
-            )
+        for name, value, fits, limits in (
+            ("guidance", self.guidance, 0 <= self.guidance <= 1000, "0 to 1000"),
+            ("temperature", self.temperature, self.temperature == 0 or 1e-3 <= self.temperature <= 1e3, "0, or 0.001 to 1000"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+        ):
+            if not fits:
+                raise ConfigError(f"{name} is {short(value)}; it must be {limits}")
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance: float) -> torch.Tensor:
@@ -43,7 +49,7 @@ def restrict(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier entries
-        ordered = ordered.masked_fill(before >= sampling.top_p, -torch.inf)
+        ordered = ordered.masked_fill((before >= sampling.top_p) & (before > 0), -torch.inf)  # a tiny top_p rounds to 0
         logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
     return logits
 

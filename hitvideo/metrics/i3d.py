@@ -7,6 +7,7 @@ An inflated Inception-v1 with the parameter names of the public PyTorch weights 
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import cast
 
@@ -125,6 +126,6 @@ def load_i3d(path: Path, device: torch.device | str = "cpu") -> I3D:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; FVD needs I3D's weights, rgb_imagenet.pt or i3d_pretrained_400.pt") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError, LookupError, ValueError, struct.error) as error:
         raise ConfigError(f"{path}: cannot be read as I3D weights: {str(error)[:300]}") from error
     return model.to(device).eval()

@@ -7,21 +7,27 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hitvideo.errors import HiTVideoError
+from hitvideo.errors import HiTVideoError, short
 from hitvideo.runs.ownership import write_fault
+from hitvideo.runs.secrets import MaskedFormatter, masked
 
-EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_HANG, EXIT_STOPPED = 0, 1, 2, 70, 75
-"""Of every program. USER: the user can fix it. HANG: ended by the watchdog. STOPPED: resumable, and a job requeues itself."""
+EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_HANG, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 70, 75, 130
+"""Of every program. USER: the user can fix it. HANG: ended by the watchdog. STOPPED: resumable, and a job requeues itself.
+INTERRUPTED: by Ctrl-C."""
+_LONGEST_LINE = 1000  # of an error
 PACKAGES = ("hitvideo", "pretrain", "tokenize_shards")
 
 
 def show_log() -> None:
     """Print this package's log from INFO up on standard error, other packages' from WARNING up."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(MaskedFormatter("%(levelname)s %(name)s: %(message)s"))
     for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.INFO)
 
@@ -41,18 +47,35 @@ def command_line(module: str, description: str | None, arguments: list[str]) -> 
 def guarded(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> None:
     """Run a program's main and exit with its code.
 
-    A HiTVideoError or an OSError is one line and exit code 2. Any other exception is a traceback and exit code 1.
+    A HiTVideoError or an OSError is one line and exit code 2; Ctrl-C is one line and 130. Any other exception is a traceback
+    and exit code 1.
     """
     try:
         sys.exit(main(sys.argv[1:] if arguments is None else arguments) or EXIT_DONE)
     except (HiTVideoError, OSError) as error:
         write_fault(error)
         rank = os.environ.get("RANK", "0")
-        print(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
+        text = masked(f"error: {error}" if rank == "0" else f"error (rank {rank}): {error}")
+        print("\n".join(short(line, _LONGEST_LINE) for line in text.splitlines()), file=sys.stderr)
+        _leave(EXIT_USER)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         write_fault(error)
-        raise
+        traceback.print_exc()
+        _leave(EXIT_FAULT)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit after an error. As one of several ranks at once, without clean-up, which would wait for the others."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_initialized() and distributed.get_world_size() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class Stop:
@@ -70,6 +93,8 @@ class Stop:
     def _raise_flag(self, number: int, _frame: Any) -> None:
         if self._signalled and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
+        if number == signal.SIGINT:
+            os.write(2, b"stopping at the next step or shard; press Ctrl-C again to stop at once\n")  # print is not reentrant
         self._signalled = True
 
     @property

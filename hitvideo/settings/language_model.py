@@ -6,24 +6,25 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hitvideo.config import Positive, Section
+from hitvideo.config import Depth, Section, Size
 from hitvideo.errors import ConfigError
+from hitvideo.settings.paths import Expanded
 
 
 class LLMSection(Section):
     """The decoder-only transformer."""
 
-    layers: Positive
+    layers: Depth
     """Transformer blocks."""
-    width: Positive
+    width: Size
     """Width of the residual stream, D."""
-    heads: Positive
+    heads: Size
     """Query heads; they must divide `width`."""
-    kv_heads: Positive
+    kv_heads: Size
     """Key/value heads of grouped-query attention; equal to `heads` for plain multi-head attention."""
-    hidden: Positive
+    hidden: Size
     """Width inside SwiGLU."""
-    rope_axes: tuple[Positive, Positive, Positive]
+    rope_axes: tuple[Size, Size, Size]
     """Dimensions of a head that rotate with t, h and w: even numbers that sum to width / heads."""
     rope_theta: float = Field(10000.0, gt=1)
     """Base of RoPE's frequencies."""
@@ -52,9 +53,9 @@ class LLMSection(Section):
 class TextSection(Section):
     """The text tokenizer, and the part of a row that holds the caption."""
 
-    model: str | None = None
+    model: Expanded | None = None
     """A sentencepiece `.model`; null: the run trains one on its dataset's captions and keeps it in the run directory."""
-    vocab_size: int = Field(32000, ge=261)
+    vocab_size: int = Field(32000, ge=261, le=1 << 24)
     """Ids reserved for text; the text tokenizer may use fewer."""
-    window: int = Field(128, ge=2)
+    window: Size = Field(128, ge=2)
     """Slots for BOS, caption and EOS; longer captions are cut."""

@@ -9,6 +9,7 @@ Each fact has one place: sequence length, vocabulary size and gradient accumulat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,7 @@ from pydantic import model_validator
 
 from hitvideo import config
 from hitvideo.config import Section
-from hitvideo.errors import ConfigError
+from hitvideo.errors import ConfigError, short
 from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.data import ClipDataSection, LimitsSection, TokenDataSection
@@ -27,6 +28,7 @@ from hitvideo.settings.tokenize_shards import TaskSection, TokenizeDataSection
 from hitvideo.settings.training import LLMTrainSection, ParallelSection, TrainSection
 from hitvideo.settings.video_tokenizer import LossSection, PhaseSection, TrainedTokenizerSection, VideoTokenizerSection
 
+log = logging.getLogger(__name__)
 RunT = TypeVar("RunT", "VideoTokenizerRun", "TokenizeRun", "PretrainRun")
 
 
@@ -154,10 +156,14 @@ def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> VideoToken
     """A run of any kind, chosen by `program` in the file. Raises ConfigError for a wrong file or override."""
     content = config.apply_overrides(config.resolve(path), overrides)
     program = content.get("program")
-    if program not in RUNS:
-        raise ConfigError(f"{path}: 'program' names the program that runs this file, one of {', '.join(RUNS)}; got {program!r}")
-    run = config.build(RUNS[program], content, str(path))
-    assert isinstance(run, VideoTokenizerRun | TokenizeRun | PretrainRun)
+    if not isinstance(program, str) or program not in RUNS:  # a list is not hashable
+        raise ConfigError(f"{path}: 'program' must be one of {', '.join(RUNS)}; got '{short(program)}'")
+    run: VideoTokenizerRun | TokenizeRun | PretrainRun = config.build(RUNS[program], content, str(path))
+    if not isinstance(run, TokenizeRun) and run.train.warmup_steps > run.train.steps:
+        log.warning(
+            "%s: train.warmup_steps %d is above train.steps %d: the learning rate never reaches train.lr",
+            path, run.train.warmup_steps, run.train.steps,
+        )  # fmt: skip
     return run
 
 

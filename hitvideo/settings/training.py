@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from hitvideo.config import Fraction, Positive, Section
+from hitvideo.config import Count, Fraction, Positive, Section
 from hitvideo.errors import ConfigError
 
 _REFUSED = {
@@ -64,7 +64,7 @@ class TrainSection(Section):
     """Highest learning rate, reached after the warm-up."""
     min_lr_ratio: Fraction = 0.1
     """The cosine schedule ends at lr × this."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: Count = 0
     """Steps in which the learning rate rises linearly to `lr`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Adam's decay rates of the first and second moment."""
@@ -78,8 +78,8 @@ class TrainSection(Section):
     """Steps between rows of metrics."""
     validate_every: Positive = 500
     """Steps between validations."""
-    validation_batches: int = Field(4, ge=0)
-    """Micro-batches per rank in one validation; 0: never validate."""
+    validation_batches: Count = 4
+    """Global batches in one validation; 0: never validate."""
 
     def accumulation(self, data_ranks: int) -> int:
         """Micro-batches per step and rank. Raises ConfigError if they do not divide the global batch."""

@@ -21,7 +21,7 @@ def write_checkpoint(path: Path, weights: dict[str, torch.Tensor], tensor: int, 
         shard, tensor_rank = divmod(rank, tensor)
         tensors, index = {}, []
         for name, whole in weights.items():
-            dim = DIVIDED[name]
+            dim = DIVIDED.get(name, -1)
             share = (whole if dim < 0 else whole.chunk(tensor, dim)[tensor_rank]).flatten()
             part = -(-len(share) // shards)
             piece = share[shard * part : (shard + 1) * part]
@@ -32,7 +32,7 @@ def write_checkpoint(path: Path, weights: dict[str, torch.Tensor], tensor: int, 
         save_file(tensors, file)
         replace_json(file.with_suffix(".json"), {"tensor_rank": tensor_rank, "fragments": index})
         files |= {each.name: [each.stat().st_size, sha256(each)] for each in (file, file.with_suffix(".json"))}
-    parameters = {name: [list(whole.shape), DIVIDED[name]] for name, whole in weights.items()}
+    parameters = {name: [list(whole.shape), DIVIDED.get(name, -1)] for name, whole in weights.items()}
     state = {"format": FORMAT, "step": 1, "world": tensor * shards, "tensor": tensor, "parameters": parameters, "files": files}
     replace_json(path / STATE_FILE, {**state, "sha256": state_digest(state)})
     return path

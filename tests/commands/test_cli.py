@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from hitvideo.commands.cli import main, parser
+from hitvideo.commands.cli import parser
 from hitvideo.data.token_format import shard_paths
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun
 from hitvideo.video.encode import encode_mp4
+from tests.commands.conftest import Call
 from tests.conftest import ROOT
 from tests.samples import make_token_shards
 
 PAPER = str(ROOT / "yaml_configs/parts/hierarchy/paper_4level.yaml")
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        code = caught.value.code
-        assert isinstance(code, int)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def commands(p: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -152,6 +140,10 @@ def test_the_commands_that_are_promised() -> None:
     assert promised <= set(commands(parser()))
 
 
+def test_version(call: Call) -> None:
+    assert call("--version")[:2] == (0, f"hitvideo {version('hitvideo')}\n")
+
+
 WRONG = [(), ("nonsense",), ("data",), ("inspect",), ("generate", "--run", "x"), ("data", "pack", "x")]
 
 
@@ -191,7 +183,7 @@ def test_data_pack(call: Call, tmp_path: Path) -> None:
 
 def test_data_pack_refusals(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "table.tsv").write_text("file\ttext\na.mp4\thello\n")
+    (tmp_path / "table.tsv").write_text("file\twords\na.mp4\thello\n")
     for source, message in (("empty", "no videos found"), ("none", "neither a folder"), ("table.tsv", "no column 'caption'")):
         code, _, err = call("data", "pack", tmp_path / source, tmp_path / "out")
         assert code == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from hitvideo.errors import ConfigError
 from hitvideo.generation.sampling import Sampling, guide, restrict, sample_entry
 
 LOGITS = torch.randn(64, 100, generator=torch.Generator().manual_seed(0)) * 3
@@ -73,9 +76,25 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert torch.equal(sample_entry(LOGITS, Sampling(temperature=0.0), torch.Generator()), LOGITS.argmax(-1))
 
 
+NOT_FINITE = (float("nan"), float("inf"))
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"guidance": -0.1}, {"top_p": float("nan")}]
-)
-def test_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be at least 0"):
-        Sampling(**wrong)  # type: ignore[arg-type]
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (-1.0, 1e-45, 1e39, *NOT_FINITE)), ("top-k", -1),
+        *(("top-p", value) for value in (0.0, 1.5, *NOT_FINITE)), *(("guidance", value) for value in (-0.1, 1e39, *NOT_FINITE)),
+    ],
+)  # fmt: skip
+def test_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{name} is {value};")):
+        Sampling(**{name.replace("-", "_"): value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e3])
+@pytest.mark.parametrize("top_p", [5e-324, 1e-45, 1.0])
+def test_the_ends_of_the_ranges_draw(temperature: float, top_p: float) -> None:
+    logits = guide(30 * LOGITS[:32], 30 * LOGITS[32:], 1000)
+    drawn = sample_entry(logits, Sampling(1000, temperature, top_p=top_p), torch.Generator().manual_seed(0))
+    if temperature < 1 or top_p < 1:
+        assert torch.equal(drawn, logits.argmax(-1))

@@ -42,9 +42,10 @@ def test_a_signal_stops(tmp_path: Path, number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_interrupting_twice_does_not_wait(tmp_path: Path) -> None:
+def test_interrupting_is_answered_and_twice_does_not_wait(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Stop(tmp_path / "STOP")
     os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.count("\n") == 1
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -63,6 +64,8 @@ def start(body: str) -> subprocess.CompletedProcess[str]:
         ("raise ShardError('x.tar: cut')", 2, "error: x.tar: cut\n"),
         ("raise VideoError('corrupt', 'x.mp4: corrupt')", 2, "error: x.mp4: corrupt\n"),
         ("open('/absent/file')", 2, "error: [Errno 2] No such file or directory: '/absent/file'\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise ConfigError('x.yaml: ' + 'y' * 10**6)", 2, f"error: x.yaml: {'y' * 985}… and 999,015 more characters\n"),
         ("return 75", 75, ""),
         ("return 0", 0, ""),
     ],
