@@ -67,12 +67,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file. Raises ConfigError, which calls the file a damaged `what`."""
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises ConfigError, which calls the file a damaged `what`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: damaged {what}: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: damaged {what}: {str(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: damaged {what}: it must be a JSON object, but is a {type(content).__name__}")
+    return content
 
 
 def json_bytes(content: object) -> bytes:

@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json, sha256
@@ -25,6 +25,19 @@ from hitvideo.files import read_json, sha256
 log = logging.getLogger(__name__)
 FORMAT = 1
 STATE_FILE = "state.json"
+
+
+class Fingerprint(NamedTuple):
+    """What the checkpoints of a run must share besides the settings, which config.yaml holds: their data."""
+
+    data: str
+    """Of the data; what new checkpoints hold."""
+    former: str
+    """Of the data and some settings; what older checkpoints hold."""
+
+    def fits(self, state: dict[str, Any]) -> bool:
+        """Whether a checkpoint with this state.json was trained on these data."""
+        return state.get("fingerprint") in self
 
 
 def complete(directory: Path) -> list[Path]:
@@ -39,13 +52,49 @@ def step_of(path: Path) -> int:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint. Raises ConfigError if it is missing, damaged or of another format."""
-    state: dict[str, Any] = read_json(path / STATE_FILE, "checkpoint")
+    """state.json of a checkpoint. Raises ConfigError if it is missing, damaged or of another format.
+
+    What is returned has the right types: sizes are whole numbers, names of files are plain.
+    """
+    state = read_json(path / STATE_FILE, "checkpoint")
     if state.get("format") != FORMAT:
-        raise ConfigError(f"{path}: checkpoint format {state.get('format')}, this version reads {FORMAT}")
+        raise ConfigError(f"{path}: checkpoint format {str(state.get('format'))[:200]}, this version reads {FORMAT}")
     if "sha256" in state and state["sha256"] != state_digest(state):
         raise ConfigError(f"{path}: damaged checkpoint: {STATE_FILE} is not as it was written (sha256)")
+    if fault := _fault(state):
+        raise ConfigError(f"{path}: damaged checkpoint: {STATE_FILE}: {fault}")
     return state
+
+
+def whole(*values: Any, least: int = 0) -> bool:
+    """Whether all values are integers of at least `least` (and not true or false)."""
+    return all(type(value) is int and value >= least for value in values)
+
+
+def _fault(state: dict[str, Any]) -> str | None:
+    """What cannot be in a state.json."""
+    world, tensor, parameters, files = (state.get(key, 0) for key in ("world", "tensor", "parameters", "files"))
+    if not whole(state.get("step"), state.get("adam_step", 0)):
+        return "step and adam_step must be whole numbers"
+    if not whole(world, tensor, least=1) or world % tensor:
+        return "world must be a multiple of tensor"
+    if not isinstance(parameters, dict) or not all(_is_shape(entry, tensor) for entry in parameters.values()):
+        return "parameters must have a shape and a dimension that `tensor` divides"
+    if files and (not isinstance(files, dict) or not all(_is_file(*item) for item in files.items())):
+        return "files must have a size and a sha256"
+    return None
+
+
+def _is_shape(entry: Any, tensor: int) -> bool:
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], list):
+        return False
+    shape, dim = entry
+    return whole(*shape, least=1) and whole(dim, least=-1) and (dim == -1 or (dim < len(shape) and shape[dim] % tensor == 0))
+
+
+def _is_file(name: str, entry: Any) -> bool:
+    size, digest = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    return re.fullmatch(r"rank-\d{5,}\.(json|safetensors)", name) is not None and whole(size) and isinstance(digest, str)
 
 
 def state_digest(state: dict[str, Any]) -> str:
@@ -60,7 +109,7 @@ def damage(path: Path, reader: int = 0, readers: int = 1) -> str | None:
         state = read_state(path)
     except ConfigError as error:
         return str(error)
-    for name, (size, digest) in sorted(state.get("files", {}).items())[reader::readers]:
+    for name, (size, digest) in sorted((state.get("files") or {}).items())[reader::readers]:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"

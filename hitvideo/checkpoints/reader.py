@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hitvideo.checkpoints.listing import read_state
+from hitvideo.checkpoints.listing import read_state, whole
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json
 
@@ -35,8 +36,11 @@ class Reader:
         for rank in range(self.state["world"]):
             stem = path / f"rank-{rank:05d}"
             listing = read_json(stem.with_suffix(".json"), "checkpoint")
-            for entry in listing["fragments"]:
-                where = (listing["tensor_rank"], entry["offset"], entry["length"], stem.with_suffix(".safetensors"))
+            fragments, tensor_rank = listing.get("fragments"), listing.get("tensor_rank", -1)
+            if not isinstance(fragments, list) or not whole(tensor_rank) or not all(map(_is_fragment, fragments)):
+                raise ConfigError(f"{stem}.json: damaged checkpoint: its fragments need a name, an offset and a length")
+            for entry in fragments:
+                where = (tensor_rank, entry["offset"], entry["length"], stem.with_suffix(".safetensors"))
                 self._where.setdefault(entry["name"], []).append(where)
 
     @property
@@ -60,16 +64,16 @@ class Reader:
         """A parameter's undivided weight, Adam moment or average."""
         shape, written = self.shape(name), self._written(name)
         share = [size // written.ranks if axis == written.dim else size for axis, size in enumerate(shape)]
-        numel = torch.Size(share).numel()
+        numel = math.prod(share)
         parts = [self._share(name, kind, rank, 0, numel).view(share) for rank in range(written.ranks)]
-        return torch.cat(parts, max(written.dim, 0))
+        return torch.cat(parts, written.dim) if len(parts) > 1 else parts[0]
 
     def part(self, name: str, kind: str, division: Division, rank: int, offset: int, length: int) -> torch.Tensor:
         """Elements offset … offset + length of the flattened share that a tensor-parallel rank has in this division.
 
         Only these are read, except if the checkpoint divides a matrix differently along its second dimension: then all of it.
         """
-        written, numel = self._written(name), torch.Size(self.shape(name)).numel()
+        written, numel = self._written(name), math.prod(self.shape(name))
         if division.dim <= 0 and written.dim <= 0:  # both cut the flattened parameter into runs
             first = (rank * (numel // division.ranks) if division.dim == 0 else 0) + offset
             each, found = numel // written.ranks, []
@@ -93,15 +97,30 @@ class Reader:
         return Division(dim, self.state["tensor"] if dim >= 0 else 1)
 
     def _share(self, name: str, kind: str, rank: int, offset: int, length: int) -> torch.Tensor:
-        flat, filled = torch.empty(length), 0
-        for tensor_rank, start, count, file in self._where[name]:
+        """Elements of a tensor-parallel rank's share. Memory is taken only once the files are known to hold them."""
+        pieces, filled = [], 0
+        for tensor_rank, start, count, file in sorted(self._where.get(name, ()), key=lambda where: where[:3]):
             first, last = max(offset, start), min(offset + length, start + count)
-            if first < last and tensor_rank == rank:
-                piece = self._open(file).get_slice(f"{name}@{start}/{kind}")[first - start : last - start]
-                flat[first - offset : last - offset] = piece
+            if first < last and tensor_rank == rank and first == offset + filled:
+                pieces.append((self._stored(file, f"{name}@{start}/{kind}", count), slice(first - start, last - start)))
                 filled += last - first
-        assert filled == length, f"{self.path}: {filled} of {length} elements of {name}"
+        if filled != length:
+            raise ConfigError(f"{self.path}: damaged checkpoint: it holds {filled} of {length} elements of {name}")
+        flat, filled = torch.empty(length), 0
+        for stored, part in pieces:
+            flat[filled : filled + part.stop - part.start] = stored[part]
+            filled += part.stop - part.start
         return flat
+
+    def _stored(self, file: Path, key: str, count: int) -> Any:
+        """A tensor of a file, not yet read."""
+        try:
+            stored = self._open(file).get_slice(key)
+        except SafetensorError as error:
+            raise ConfigError(f"{file}: damaged checkpoint: {error}") from error
+        if stored.get_shape() != [count]:
+            raise ConfigError(f"{file}: damaged checkpoint: {key} has shape {stored.get_shape()}, {count} elements are listed")
+        return stored
 
     def _open(self, file: Path) -> Any:
         if file not in self._files:
@@ -111,3 +130,9 @@ class Reader:
                 fix = f"remove {self.path} to resume from the one before"
                 raise ConfigError(f"{file}: damaged checkpoint: {error}; {fix}") from error
         return self._files[file]
+
+
+def _is_fragment(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    return whole(entry.get("offset")) and whole(entry.get("length"), least=1)

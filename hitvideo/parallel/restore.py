@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo.checkpoints import listing
-from hitvideo.checkpoints.listing import damage
+from hitvideo.checkpoints.listing import Fingerprint, damage
 from hitvideo.checkpoints.reader import AVERAGE, WEIGHT, Division, Reader
 from hitvideo.errors import ConfigError
 from hitvideo.llm.init import full_shape
@@ -18,16 +18,16 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import adam_states, buffers, fragments, refresh_weights
 
 
-def restore(path: Path, engine: Engine, fingerprint: str) -> dict[str, Any]:
+def restore(path: Path, engine: Engine, fingerprint: Fingerprint) -> dict[str, Any]:
     """Read a checkpoint into the engine; returns its state.json.
 
-    The sharding is the current model's, not the checkpoint's. Raises ConfigError if the checkpoint is of other settings,
-    data or shapes.
+    The sharding is the current model's, not the checkpoint's. Raises ConfigError if the checkpoint is of other data or
+    shapes.
     """
     reader = Reader(path)
-    found = reader.state["fingerprint"]
-    if found != fingerprint:
-        raise ConfigError(f"{path} is a checkpoint of other settings or data (fingerprint {found}, ours {fingerprint})")
+    if not fingerprint.fits(reader.state):
+        found = reader.state.get("fingerprint")
+        raise ConfigError(f"{path} is a checkpoint of other data (fingerprint {found}, ours {fingerprint.data})")
     topology, live, ours = engine.topology, buffers(engine), shapes(engine)
     for name, (shape, _dim) in ours.items():
         if reader.shape(name) != shape:

@@ -6,10 +6,12 @@
         samples/             pictures and videos             evaluation/       figures of `hitvideo evaluate`
         text_tokenizer.model of a language model's run       report.html       made by `hitvideo report`
         video_tokenizer.json fingerprint and path of the one that made a language model's tokens
+        video_tokenizer/     its files, linked or copied: generation needs nothing outside the run
         heartbeats/          what each rank is doing         skipped.jsonl     skipped steps and their samples
         started              seconds since 1970              meeting.json      the ranks' hosts and speeds
         mlflow_run_id        of the tracker                  DONE              written last
         OWNER, attempts/, attempts.jsonl                     attempts of Slurm jobs (hitvideo/cluster/attempt.py)
+        .lock                                                held by the process that trains (hitvideo/runs/ownership.py)
         STOP                 create it to stop the run: ranks agree at a step boundary, save and exit with 75
 
 One run is one directory, one resolved YAML and one MLflow run. `hitvideo.runs.writer.RunWriter` writes it.
@@ -18,17 +20,31 @@ One run is one directory, one resolved YAML and one MLflow run. `hitvideo.runs.w
 from __future__ import annotations
 
 import json
+import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hitvideo.checkpoints.listing import complete, newest
 from hitvideo.errors import ConfigError
+from hitvideo.files import read_json
 from hitvideo.settings.programs import COMMANDS, RUNS, PretrainRun, RunT, TokenizeRun, VideoTokenizerRun, load_settings
 
 if TYPE_CHECKING:
     import torch
 
     from hitvideo.sequence.text import TextTokenizer
+
+
+log = logging.getLogger(__name__)
+
+
+class VideoTokenizerRecord(NamedTuple):
+    """The content of video_tokenizer.json."""
+
+    fingerprint: str
+    weights: str | None
+    """Where its `weights` directory was, an absolute path."""
 
 
 class RunDirectory:
@@ -43,6 +59,7 @@ class RunDirectory:
         self.model_file = self.weights / "model.safetensors"
         self.text_tokenizer_file = self.path / "text_tokenizer.model"
         self.video_tokenizer_file = self.path / "video_tokenizer.json"
+        self.video_tokenizer_copy = self.path / "video_tokenizer"
         self.samples = self.path / "samples"
         self.evaluation = self.path / "evaluation"
         self.heartbeats = self.path / "heartbeats"
@@ -73,6 +90,11 @@ class RunDirectory:
     def done(self) -> bool:
         return self.done_mark.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step was taken whose result is here: a logged row, a complete checkpoint, or weights."""
+        return bool(self.done or self.weights.exists() or complete(self.checkpoints) or self.metrics())
+
     @cached_property
     def settings(self) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
         """The resolved settings. Raises ConfigError."""
@@ -89,16 +111,34 @@ class RunDirectory:
         return self.settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged rows; a last line cut by a kill is left out, a run without rows has none."""
+        """The logged rows as `read_metrics` gives them; a run without rows has none."""
         return read_metrics(self.metrics_file) if self.metrics_file.is_file() else []
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Results of `hitvideo evaluate` by name."""
-        return {path.stem: json.loads(path.read_text()) for path in sorted(self.evaluation.glob("*.json"))}
+        """Results of `hitvideo evaluate` by name. Raises ConfigError if a file is damaged."""
+        return {path.stem: read_json(path, "evaluation") for path in sorted(self.evaluation.glob("*.json"))}
 
     def seconds_since_start(self, now: float) -> float | None:
-        """Seconds from the run's first start to `now`, both since 1970."""
-        return now - float(self.started.read_text()) if self.started.is_file() else None
+        """Seconds from the run's first start to `now`, both since 1970. Raises ConfigError if the file is damaged."""
+        if not self.started.is_file():
+            return None
+        try:
+            return now - float(self.started.read_text())
+        except ValueError:
+            raise ConfigError(f"{self.started}: damaged, it must be the seconds since 1970; remove it") from None
+
+    def video_tokenizer(self) -> VideoTokenizerRecord | None:
+        """What a language model's run knows of its video tokenizer; None: the file is missing, as in older runs.
+
+        Raises ConfigError if the file is damaged.
+        """
+        if not self.video_tokenizer_file.is_file():
+            return None
+        known = read_json(self.video_tokenizer_file, "record of the video tokenizer")
+        fingerprint, weights = known.get("fingerprint"), known.get("weights")
+        if not isinstance(fingerprint, str) or not isinstance(weights, str | None):
+            raise ConfigError(f"{self.video_tokenizer_file}: damaged record of the video tokenizer: it needs a fingerprint")
+        return VideoTokenizerRecord(fingerprint, weights or None)
 
     def text_tokenizer(self) -> TextTokenizer:
         """The text tokenizer of a language model's run. Raises ConfigError."""
@@ -115,7 +155,6 @@ class RunDirectory:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from hitvideo.checkpoints.listing import newest
         from hitvideo.checkpoints.reader import Reader
 
         if self.model_file.is_file():
@@ -131,11 +170,23 @@ class RunDirectory:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    """The rows of a metrics.jsonl. A last line cut by a kill is left out; so is a damaged one before it, with a warning."""
+    rows, lines = [], path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip() and number < len(lines):
+            log.warning("%s: line %d is damaged and left out", path, number)
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """One row: an object of numbers with a whole `step`."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(isinstance(value, int | float | None) for value in row.values()) else None

@@ -11,25 +11,26 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from hitvideo.config import Positive, Section
+from hitvideo.config import Count, Fraction, Positive, Seconds, Section, Seed
 from hitvideo.errors import ConfigError
+from hitvideo.settings.paths import Expanded, OutputPath
 
 
 class RunSection(Section):
     """Name, place and seed of a run."""
 
-    name: str
+    name: Expanded
     """Name of the run directory and of the MLflow run."""
-    root: str = "runs"
+    root: OutputPath = "runs"
     """Directory that holds the run directories."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, data order and dropout."""
 
     @field_validator("name")
     @classmethod
     def _one_word(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ConfigError("a run's name is letters, digits, '.', '_' and '-', starting with a letter or digit")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
+            raise ConfigError("a run's name is up to 128 letters, digits, '.', '_' and '-', starting with a letter or digit")
         return name
 
     @property
@@ -46,7 +47,7 @@ class CheckpointSection(Section):
     """How many of the newest checkpoints are kept."""
     keep_every: Positive | None = None
     """Checkpoints at multiples of this step are kept for good; null: none."""
-    patience_seconds: float = Field(300.0, ge=0)
+    patience_seconds: float = Field(300.0, ge=0, le=1e9)
     """How long the final save waits for disk space before it gives up."""
 
 
@@ -56,16 +57,25 @@ class FaultsSection(Section):
     spike_sigmas: float | None = Field(6.0, gt=0)
     """Skip a step whose loss is this many standard deviations above the mean of recent losses; null: never. A step whose
     loss is not finite is always skipped."""
-    spike_window: int = Field(128, ge=8)
+    spike_window: Positive = Field(128, ge=8)
     """How many good steps that mean covers; until there are that many, only losses that are not finite are skipped."""
     patience: Positive = 5
     """After this many bad steps in a row, return to the last checkpoint and continue past their data."""
-    most_rollbacks: int = Field(3, ge=0)
+    most_rollbacks: Count = 3
     """How often a run may return to a checkpoint before it ends with an error."""
-    hang_seconds: float = Field(1800.0, gt=0)
-    """If a rank makes no progress for this long, all ranks dump their stacks and the job exits."""
-    heartbeat_seconds: float = Field(10.0, gt=0)
+    most_damaged: Fraction = 0.01
+    """End with an error if more than this share of the samples drawn, and 16 besides, is damaged: lost, or not as its
+    checksum says. Until then each is replaced by another sample."""
+    hang_seconds: Seconds = 1800.0
+    """If a rank makes no progress for this long, all ranks dump their stacks and the job exits. Collectives time out five
+    minutes later."""
+    heartbeat_seconds: Seconds = 10.0
     """Seconds between two writes of a rank's heartbeat file."""
+
+    @property
+    def collective_seconds(self) -> float:
+        """How long a collective may take: longer than a hang, so that the watchdog's stacks come before a bare timeout."""
+        return self.hang_seconds + 300
 
 
 class TrackingSection(Section):
@@ -73,7 +83,7 @@ class TrackingSection(Section):
 
     enabled: bool = True
     """Log to MLflow, in addition to the files of the run directory."""
-    uri: str | None = None
+    uri: Expanded | None = None
     """MLflow server or store; null: MLFLOW_TRACKING_URI, else a sqlite file in run.root."""
     experiment: str = "hitvideo"
     """Name of the MLflow experiment."""

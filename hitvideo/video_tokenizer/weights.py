@@ -9,6 +9,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,6 +30,8 @@ from hitvideo.video_tokenizer.model import VideoTokenizer
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "video_tokenizer.yaml"
 CONFIG_KEY = "video_tokenizer"
+MOST_KEPT_BYTES = 2 << 30
+"""Size up to which a run keeps its video tokenizer's weights by itself."""
 
 
 class SavedConfig(Section):
@@ -79,6 +85,29 @@ def load_video_tokenizer(directory: Path, device: torch.device | str = "cpu") ->
     except RuntimeError as error:
         raise ConfigError(f"{weights}: does not fit the network described in {settings}: {error}") from error
     return video_tokenizer.eval(), saved.clip
+
+
+def find_weights(places: Iterable[Path | str | None], fingerprint: str) -> Path | None:
+    """The first of some `weights` directories that has this fingerprint; None: it is in none of them."""
+    for place in places:
+        with suppress(ConfigError):
+            if place and weights_fingerprint(Path(place)) == fingerprint:
+                return Path(place)
+    return None
+
+
+def keep_weights(source: Path, folder: Path) -> bool:
+    """Link both files of a `weights` directory into `folder`, or copy them; False, and nothing done, above 2 GiB."""
+    files = [source / WEIGHTS_FILE, source / CONFIG_FILE]
+    if sum(file.stat().st_size for file in files) > MOST_KEPT_BYTES:
+        return False
+    for file in files:
+        with replacing(folder / file.name) as temporary:
+            try:
+                os.link(file.resolve(), temporary)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(file, temporary)
+    return True
 
 
 def weights_fingerprint(directory: Path) -> str:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hitvideo.errors import ConfigError
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.writer import RunWriter
+from hitvideo.settings.programs import PretrainRun, load_settings_as
+from pretrain import language_model_task
 from pretrain.language_model import main
+from pretrain.task import learning_rate, warn_of_new_length
 from tests.conftest import ROOT
-from tests.pretrain.runs import TINY, words
+from tests.pretrain.runs import TINY, run, words
+from tests.samples import make_token_shards
 from tests.worlds import RankError, run_ranks
 
 JOB = str(ROOT / "yaml_configs/tokenize_shards/tiny.yaml")
@@ -31,8 +40,60 @@ def test_a_wrong_key_is_refused_with_the_nearest_one(tmp_path: Path, program: st
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_found_wrong_later_leaves_no_directory_either(tmp_path: Path, manifest: Path) -> None:
-    arguments = words(tmp_path, manifest, "a", f"text.model={tmp_path}/absent.model")
-    with pytest.raises(RankError, match=r"ConfigError.*absent\.model"):
-        run_ranks(main, 1, arguments)
+WRONG = {
+    "absent.model": "text.model=/absent.model",
+    "has levels of": "hierarchy.levels=[{down: [8, 8, 8], num_bits: 9}]",
+    "absent/weights": "video_tokenizer.weights=/absent/weights",
+    "absent/manifest": "data.manifest=/absent/manifest.json",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_data_hierarchy_and_tokenizers_are_found_without_ranks(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("pretrain.task.start", None)  # no process group is needed to say so
+    with pytest.raises(ConfigError, match=what):
+        main(words(tmp_path, manifest, "a", WRONG[what]))
     assert not (tmp_path / "a").exists()
+
+
+def test_what_is_found_wrong_later_leaves_no_directory_either(tmp_path: Path, manifest: Path) -> None:
+    with pytest.raises(RankError, match=r"ConfigError.*train\.global_batch"):
+        run_ranks(main, 1, words(tmp_path, manifest, "a", "train.global_batch=7"))
+    assert not (tmp_path / "a").exists()
+
+
+def fail(arguments: list[str]) -> int:
+    """A start that breaks after its directory is made, as a killed one would."""
+    language_model_task.make_model = None  # type: ignore[assignment]
+    return main(arguments)
+
+
+def test_a_start_that_broke_before_its_first_step_allows_other_settings(tmp_path: Path, manifest: Path) -> None:
+    with pytest.raises(RankError, match="TypeError"):
+        run_ranks(fail, 1, words(tmp_path, manifest, "a", "train.steps=2", "text.vocab_size=300"))
+    assert (tmp_path / "a/config.yaml").is_file()
+    rows = run(tmp_path, manifest, "a", 1, "train.steps=2", "text.vocab_size=320")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert RunDirectory(tmp_path / "a").text_tokenizer().size > 300 - 20
+
+
+def test_more_data_are_refused_in_words_and_more_steps_warned_of(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = ["train.steps=4", "checkpoint.every=2"]
+    run(tmp_path, manifest, "a", 1, *few)
+    larger = make_token_shards(tmp_path / "larger", shards=3)
+    with pytest.raises(RankError, match=rf"was trained on other data than data\.manifest {larger} .*choose another run\.name"):
+        run_ranks(main, 1, words(tmp_path, larger, "a", "train.steps=6"))
+    moved = shutil.copytree(manifest.parent, tmp_path / "moved") / manifest.name
+    assert [row["step"] for row in run(tmp_path, moved, "a", 1, "train.steps=6")] == list(range(1, 7))
+
+    directory = RunWriter(load_settings_as(PretrainRun, TINY, words(tmp_path, moved, "a", "train.steps=12")[1:]), True)
+    warn_of_new_length(load_settings_as(PretrainRun, TINY, words(tmp_path, moved, "a", "train.steps=12")[1:]), directory)
+    lr = {row["step"]: row["lr"] for row in directory.metrics()}
+    assert "train.steps was 6 and is now 12" in caplog.text
+    after, instead = (float(number) for number in re.search(r"is ([\d.e-]+), not ([\d.e-]+);", caplog.text).groups())  # type: ignore[union-attr]
+    assert instead == pytest.approx(learning_rate(directory.before.train, 6), rel=1e-2)  # type: ignore[union-attr]
+    assert after > lr[6]

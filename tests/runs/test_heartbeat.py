@@ -15,7 +15,7 @@ import torch
 
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.heartbeat import Heartbeat
-from hitvideo.runs.program import EXIT_HANG
+from hitvideo.runs.program import EXIT_HANG, guarded
 from hitvideo.settings.run import FaultsSection
 from pretrain import language_model_task
 from pretrain.language_model import main
@@ -47,6 +47,39 @@ def fall_asleep(arguments: list[str]) -> int:
 
     language_model_task.LanguageModelTask = Asleep  # type: ignore[misc]
     return main(arguments)
+
+
+def raise_while_another(arguments: list[str], faults: str, sleeps: bool) -> int:
+    """Rank 1 raises in step 3; rank 0 is asleep, or waits for it in a collective."""
+
+    class Raising(LanguageModelTask):
+        def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+            if step == 3 and self.engine.topology.rank == 1:
+                raise RuntimeError("a bug in rank 1")
+            if step == 3 and sleeps:
+                time.sleep(1000)
+            return super().losses(batch, step)
+
+    os.environ["HITVIDEO_FAULTS"] = faults
+    language_model_task.LanguageModelTask = Raising  # type: ignore[misc]
+    guarded(main, arguments)
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_a_rank_that_raises_ends_the_others_and_is_named(tmp_path: Path, sleeps: bool) -> None:
+    ranks = start_ranks(raise_while_another, 2, words(tmp_path), str(tmp_path / "faults"), sleeps)
+    for process in ranks:
+        process.join(120)
+    now = time.time()
+    assert [process.exitcode for process in ranks] == [1, 1]
+    faults = [json.loads(path.read_text()) for path in (tmp_path / "faults").glob("fault-*.json")]
+    first = min(faults, key=lambda fault: float(fault["time"]))
+    assert (first["rank"], first["what"]) == (1, "RuntimeError: a bug in rank 1")
+    assert "in losses" in "".join(first["traceback"])
+    print(f"all ranks had ended {now - first['time']:.1f} s after the exception")
+    assert now - first["time"] < 15
 
 
 def words(tmp_path: Path) -> list[str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, Fingerprint, state_digest
 from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.writer import RunWriter
-from hitvideo.settings.programs import PretrainRun, load_settings_as
+from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun, load_settings_as
+from tests.conftest import ROOT
 from tests.runs.helpers import settings
 
 
@@ -36,9 +38,16 @@ ONE_LEVEL = "hierarchy.levels=[{down: [8, 8, 8], num_bits: 9}]"
 OTHER = ["train.lr=1e-5", "llm.layers=2", "run.seed=1", "train.global_batch=64", "train.dtype=bf16", "text.window=9", ONE_LEVEL]
 
 
+def begun(tmp_path: Path, *words: str) -> RunWriter:
+    """A run that has taken a step."""
+    run = RunWriter(settings(tmp_path, *words), writer=True)
+    run.append_metrics({"step": 1, "loss": 1.0})
+    return run
+
+
 @pytest.mark.parametrize("word", OTHER)
 def test_other_settings_are_refused(tmp_path: Path, word: str) -> None:
-    RunWriter(settings(tmp_path), writer=True)
+    begun(tmp_path)
     before = (tmp_path / "r/config.yaml").read_text()
     with pytest.raises(ConfigError, match=f"r holds a run with {word.partition('=')[0]}: .*choose another run.name"):
         RunWriter(settings(tmp_path, word), writer=True)
@@ -50,7 +59,7 @@ FREE = ["train.steps=9000", "parallel.zero_stage=1", "train.micro_batch=4", "che
 
 @pytest.mark.parametrize("word", FREE)
 def test_what_does_not_change_a_step_may_change(tmp_path: Path, word: str) -> None:
-    started = RunWriter(settings(tmp_path), writer=True).path / "started"
+    started = begun(tmp_path).path / "started"
     before = started.read_text()
     RunWriter(settings(tmp_path, word), writer=True)
     assert load_settings_as(PretrainRun, tmp_path / "r/config.yaml") == settings(tmp_path, word)
@@ -59,14 +68,108 @@ def test_what_does_not_change_a_step_may_change(tmp_path: Path, word: str) -> No
 
 @pytest.mark.parametrize("word", ["data.caption_dropout=0.9", "data.block=8", "data.validation_samples=5"])
 def test_data_settings_that_change_the_rows_are_refused(tmp_path: Path, word: str) -> None:
-    RunWriter(settings(tmp_path), writer=True)
+    begun(tmp_path)
     with pytest.raises(ConfigError, match="holds a run with data"):
         RunWriter(settings(tmp_path, word), writer=True)
 
 
-def test_the_manifest_may_move(tmp_path: Path) -> None:
-    RunWriter(settings(tmp_path, "data.manifest=here/manifest.json"), writer=True)
+def test_manifest_and_video_tokenizer_may_move(tmp_path: Path) -> None:
+    begun(tmp_path, "data.manifest=here/manifest.json", "video_tokenizer.weights=here/weights")
     RunWriter(settings(tmp_path, "data.manifest=there/manifest.json"), writer=True)
+
+
+def test_a_moved_text_tokenizer_is_known_by_its_content(tmp_path: Path) -> None:
+    for name, content in {"a": b"same", "b": b"same", "c": b"other"}.items():
+        (tmp_path / f"{name}.model").write_bytes(content)
+    run = begun(tmp_path, f"text.model={tmp_path}/a.model")
+    run.text_tokenizer_file.write_bytes(b"same")
+    RunWriter(settings(tmp_path, f"text.model={tmp_path}/b.model"), writer=True)
+    for other in ("c", "absent"):
+        with pytest.raises(ConfigError, match=r"text\.model: .*b\.model, this one has"):
+            RunWriter(settings(tmp_path, f"text.model={tmp_path}/{other}.model"), writer=True)
+
+
+def test_the_message_names_the_key_both_values_and_what_may_change(tmp_path: Path) -> None:
+    begun(tmp_path, "train.lr=0.5")
+    with pytest.raises(ConfigError, match=r"train\.lr: 0\.5, this one has 0\.25.*train\.steps.*parallel\.") as refused:
+        RunWriter(settings(tmp_path, "train.lr=0.25"), writer=True)
+    assert "differ)" not in str(refused.value)
+    with pytest.raises(ConfigError, match=r"llm\.layers: .*\(and train\.lr differ\)"):
+        RunWriter(settings(tmp_path, "train.lr=0.25", "llm.layers=2"), writer=True)
+
+
+def test_a_run_older_than_a_key_is_one_with_its_default(tmp_path: Path) -> None:
+    config = begun(tmp_path).config
+    lines = config.read_text().splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.strip() == "ema: 0.0"]
+    config.write_text("\n".join(lines[:place] + lines[place + 1 :]))
+    with pytest.raises(ConfigError, match=r"train\.ema: 0\.0, this one has 0\.5"):
+        RunWriter(settings(tmp_path, "train.ema=0.5"), writer=True)
+    RunWriter(settings(tmp_path), writer=True)
+    assert "ema: 0.0" in config.read_text()
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.0, "empty"), (0.3, "cut"), (0.7, "cut")])
+def test_a_damaged_config_is_called_that(tmp_path: Path, share: float, word: str) -> None:
+    config = begun(tmp_path).config
+    content = config.read_bytes()[: int(share * config.stat().st_size)]
+    config.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"config\.yaml is {word}"):
+        RunWriter(settings(tmp_path), writer=True)
+    assert config.read_bytes() == content
+
+
+def test_a_run_of_another_program_is_named_first(tmp_path: Path) -> None:
+    RunWriter(settings(tmp_path), writer=True)
+    other = ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml"
+    with pytest.raises(ConfigError, match=r"is a run of 'python -m pretrain'"):
+        RunWriter(load_settings_as(VideoTokenizerRun, other, [f"run.root={tmp_path}", "run.name=r"]), writer=True)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"train: [", b"\xff"])
+def test_a_start_that_took_no_step_gives_way_to_other_settings(tmp_path: Path, damage: bytes | None) -> None:
+    run = RunWriter(settings(tmp_path), writer=True)
+    made = [run.text_tokenizer_file, run.video_tokenizer_file, run.mlflow_run_id, run.video_tokenizer_copy / "weights"]
+    run.video_tokenizer_copy.mkdir()
+    for file in made:
+        file.touch()
+    (run.checkpoints / "step-00000001.partial-1").mkdir()  # killed while it saved
+    if damage is not None:
+        run.config.write_bytes(damage)
+    RunWriter(settings(tmp_path, "train.lr=1e-5"), writer=True)
+    assert load_settings_as(PretrainRun, run.config).train.lr == 1e-5
+    assert not any(file.exists() for file in made), "what the old settings made"
+
+
+def checkpoint_of(run: RunWriter, step: int, fingerprint: str) -> None:
+    path = run.checkpoints / f"step-{step:08d}"
+    path.mkdir()
+    state = {"format": FORMAT, "step": step, "world": 1, "tensor": 1, "parameters": {}, "fingerprint": fingerprint}
+    (path / STATE_FILE).write_text(json.dumps({**state, "sha256": state_digest(state)}))
+
+
+def test_other_data_are_refused_and_the_settings_kept(tmp_path: Path) -> None:
+    run = begun(tmp_path, "data.manifest=/old/manifest.json")
+    checkpoint_of(run, 2, "data-1")
+    (run.checkpoints / "step-00000003").mkdir()
+    (run.checkpoints / "step-00000003/state.json").write_text("{")  # damaged: resuming passes over it
+    before = run.config.read_text()
+    larger = settings(tmp_path, "data.manifest=/new/manifest.json")
+    with pytest.raises(ConfigError, match=r"data\.manifest /new/manifest\.json \(fingerprint data-1, now data-2\).*run\.name"):
+        RunWriter(larger, True, Fingerprint("data-2", "b"))
+    assert run.config.read_text() == before
+    RunWriter(larger, True, Fingerprint("data-1", "b"))
+    RunWriter(larger, True, Fingerprint("data-9", "data-1"))  # as an older version wrote it
+
+
+def test_a_done_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
+    run = begun(tmp_path, "train.steps=500")
+    checkpoint_of(run, 500, "data-1")
+    run.mark_done(500)
+    RunWriter(settings(tmp_path, "train.steps=500"), writer=True)
+    assert run.done
+    RunWriter(settings(tmp_path, "train.steps=501"), writer=True)
+    assert not run.done
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
