@@ -17,11 +17,13 @@ def main(arguments: list[str]) -> int:
     settings = load_settings_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
     # After the settings are checked, because these imports take seconds.
     from hitvideo.data.blend import open_tokens
-    from pretrain.language_model_task import LanguageModelTask, check_video_tokenizer
+    from pretrain.data_checks import check_shards
+    from pretrain.language_model_task import LanguageModelTask, check_data, data_fingerprint
     from pretrain.loop import train
     from pretrain.task import open_run
 
     dataset = open_tokens(settings.data, settings.clip)
-    check_video_tokenizer(settings, dataset)
-    with open_run(settings) as run:
+    check_data(settings, dataset)
+    with open_run(settings, data_fingerprint(settings, dataset)) as run:
+        check_shards(run.topology, dataset, settings.run.seed)
         return train(LanguageModelTask(settings, run, dataset))

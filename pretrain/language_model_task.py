@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -10,12 +11,13 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from hitvideo import config
+from hitvideo.checkpoints.listing import Fingerprint
 from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.blend import Blend
 from hitvideo.data.loader import Batches, split
-from hitvideo.data.rows import TokenSource
+from hitvideo.data.rows import TokenSource, check_levels
 from hitvideo.data.token_shards import TokenDataset
-from hitvideo.errors import ConfigError
+from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import replace_json, replacing
 from hitvideo.llm.init import initialize
 from hitvideo.llm.layers import DenseLayers, Layers
@@ -25,11 +27,15 @@ from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import Topology
 from hitvideo.planning.flops import training_flops_per_row
+from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
 from hitvideo.sequence.layout import make_layout
-from hitvideo.sequence.text import TextTokenizer
+from hitvideo.sequence.text import MOST_CAPTIONS, TextTokenizer
 from hitvideo.settings.programs import PretrainRun
+from pretrain.data_checks import log_cut_captions
 from pretrain.task import Cost, OpenRun, Task, learning_rate, make_batches
+
+_LONGEST_TRAINING = 4 * 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +47,7 @@ class LanguageModelTask(Task):
         self.settings, self.dataset = settings, dataset
         layout = make_layout(settings)
         text = text_tokenizer(settings, dataset, run.directory)
-        if run.directory.writer:  # generation then needs neither the token shards nor this working directory
-            replace_json(run.directory.video_tokenizer_file, dataset.manifest["video_tokenizer"])
+        keep_video_tokenizer(settings, dataset, run.directory)
         data, train, seed = settings.data, settings.train, settings.run.seed
         training, held_out = split(len(dataset), data.validation_samples)
         validating = train.validation_batches > 0 and len(held_out) > 0
@@ -51,6 +56,8 @@ class LanguageModelTask(Task):
             source = TokenSource(dataset, layout, text, seed, caption_dropout)
             return make_batches(settings, run.topology, source, samples, data.read_together, data.workers)
 
+        if run.directory.writer:
+            log_cut_captions(TokenSource(dataset, layout, text, seed, 0.0))
         model = make_model(settings, run.topology)
         self._cost = Cost(layout.length, training_flops_per_row(model))
         super().__init__(
@@ -59,7 +66,7 @@ class LanguageModelTask(Task):
             Engine(model, run.topology, settings.parallel, train, leaf_modules=[Block]),
             batches(training, data.caption_dropout),
             batches(held_out, 0.0) if validating else None,
-            config.fingerprint(settings.llm, settings.hierarchy, settings.clip, settings.text, dataset.digest),
+            data_fingerprint(settings, dataset),
         )
 
     def set_lr(self, step: int) -> float:
@@ -77,7 +84,10 @@ class LanguageModelTask(Task):
         return self._cost
 
     def sample_key(self, index: int) -> str:
-        return self.dataset[index].key
+        try:
+            return self.dataset[index].key
+        except ShardError:  # damaged, and so not in the batch itself
+            return self.dataset.place(index)
 
     def write_weights(self, checkpoint: Path) -> None:
         """`weights/model.safetensors`: the whole model, merged on one CPU."""
@@ -110,11 +120,49 @@ def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directo
         if settings.text.model:
             text = TextTokenizer.load(settings.text.model)
         else:
-            text = TextTokenizer.train(dataset.captions(), settings.text.vocab_size)
+            captions = dataset.captions(MOST_CAPTIONS, settings.run.seed)
+            text = TextTokenizer.train(captions, settings.text.vocab_size)
             log.info("text.model is not set: trained a text tokenizer of %d pieces on the captions", text.size)
         text.save(directory.text_tokenizer_file)
+    deadline = time.monotonic() + _LONGEST_TRAINING
+    while not directory.text_tokenizer_file.is_file() and time.monotonic() < deadline:
+        time.sleep(1.0)  # not in the barrier, which ends with an error after some minutes
     dist.barrier()
     return directory.text_tokenizer()
+
+
+def data_fingerprint(settings: PretrainRun, dataset: TokenDataset | Blend) -> Fingerprint:
+    """Identifies the token shards in checkpoints."""
+    former = config.fingerprint(settings.llm, settings.hierarchy, settings.clip, settings.text, dataset.digest)
+    return Fingerprint(f"data-{config.fingerprint(dataset.digest)}", former)
+
+
+def check_data(settings: PretrainRun, dataset: TokenDataset | Blend) -> None:
+    """Raise ConfigError if hierarchy, text tokenizer or video tokenizer do not fit the dataset; needs no ranks."""
+    layout, run = make_layout(settings), RunDirectory(settings.run.directory)
+    check_levels(dataset, layout)
+    check_video_tokenizer(settings, dataset)
+    text_model = run.text_tokenizer_file if run.begun and run.text_tokenizer_file.is_file() else settings.text.model
+    if text_model:
+        TokenSource(dataset, layout, TextTokenizer.load(text_model), settings.run.seed, 0.0)
+
+
+def keep_video_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunWriter) -> None:
+    """Write which video tokenizer made the tokens, and keep its weights: generation then needs nothing outside the run."""
+    if not directory.writer:
+        return
+    from hitvideo.video_tokenizer.weights import find_weights, keep_weights
+
+    known = dataset.manifest["video_tokenizer"]
+    recorded = known.get("weights") or None
+    found = find_weights([settings.video_tokenizer.weights, recorded, directory.video_tokenizer_copy], known["fingerprint"])
+    path = str(Path(found or recorded or "").absolute()) if found or recorded else None
+    replace_json(directory.video_tokenizer_file, {"fingerprint": known["fingerprint"], "weights": path})
+    if not found:
+        place = path or "any path"
+        log.warning("the tokens' video tokenizer is not at %s: `hitvideo generate` will need --video-tokenizer", place)
+    elif found != directory.video_tokenizer_copy and not keep_weights(found, directory.video_tokenizer_copy):
+        log.info("the video tokenizer is large and not copied: `hitvideo generate` reads it from %s", path)
 
 
 def check_video_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) -> None:
@@ -124,7 +172,10 @@ def check_video_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend) 
         return
     from hitvideo.video_tokenizer.weights import weights_fingerprint
 
-    ours, found = weights_fingerprint(Path(named)), dataset.manifest["video_tokenizer"]["fingerprint"]
+    try:
+        ours, found = weights_fingerprint(Path(named)), dataset.manifest["video_tokenizer"]["fingerprint"]
+    except ConfigError as error:
+        raise ConfigError(f"video_tokenizer.weights: {error}") from error
     if ours != found:
         raise ConfigError(
             f"video_tokenizer.weights {named} has fingerprint {ours}, the shards of {dataset.path} were made with "

@@ -7,13 +7,13 @@ functions of it. A guard skips steps that would spoil the weights, a saver write
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import torch
 
 from hitvideo.checkpoints.listing import complete, step_of
 from hitvideo.parallel.restore import newest, restore
 from hitvideo.parallel.save import Saver
-from hitvideo.runs.heartbeat import Heartbeat
 from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop
 from pretrain.guard import Diverged, Guard
 from pretrain.meter import Meter, Progress
@@ -25,20 +25,23 @@ log = logging.getLogger(__name__)
 def train(task: Task) -> int:
     """Train to the last step, or to a request to stop; returns the exit code."""
     engine, directory, steps = task.engine, task.directory, task.train.steps
+    task.heartbeat.beat("resume", 0)
     guard = Guard(task.faults, directory.skipped, directory.writer)
-    saver = Saver(directory.checkpoints, engine, task.checkpoint, task.fingerprint)
+    saver = Saver(directory.checkpoints, engine, task.checkpoint, task.fingerprint.data)
     stop, step = Stop(directory.stop), resume(task, guard)
     with (
-        Heartbeat(directory.heartbeats, engine.topology.rank, task.faults) as heartbeat,
+        task.training,
+        task.validation or nullcontext(),
         Progress(step, steps, shown=directory.writer) as progress,
     ):
-        meter = Meter(engine, task.train.global_batch, heartbeat)
+        meter = Meter(engine, task.train.global_batch, task.heartbeat)
         phase = meter.phase
         while step < steps:
             with phase("fetch", step):
                 batches = task.training(step + guard.passed_over)
             with phase("forward and backward", step):
                 lr = task.set_lr(step)
+                task.prepare(batches, step)
                 for batch in batches:
                     losses = task.losses(batch.to(engine.topology.device, non_blocking=True), step)
                     engine.backward(losses["loss"])
@@ -56,7 +59,8 @@ def train(task: Task) -> int:
                 if guard.hopeless:
                     step = roll_back(task, guard, saver, step)
                 elif stopping or step == steps or step % task.checkpoint.every == 0:
-                    saver.save(step, {"job": task.state(), "guard": guard.state()}, final=stopping or step == steps)
+                    memory = {"job": task.state(), "guard": guard.state(), "order": task.training.order_version}
+                    saver.save(step, memory, final=stopping or step == steps)
             if stopping and step < steps:
                 return stopped(task, step)
     return finished(task, step)
@@ -69,7 +73,7 @@ def log_step(task: Task, meter: Meter, progress: Progress, step: int, lr: float)
     due = step == 1 or last or step % train.log_every == 0 or bool(validated)
     if due and (metered := meter.row()):
         rates = task.rates(metered.pop("rows_per_s"), step - 1)
-        row = {"step": step, **metered, **rates, "lr": lr, **validated}
+        row = {"step": step, **metered, **rates, "lr": lr, "damaged": task.damaged(), **validated}
         task.directory.append_metrics(row)
         task.tracker.log(row, step)
         progress.show(step, row)
@@ -85,6 +89,7 @@ def stopped(task: Task, step: int) -> int:
 
 def finished(task: Task, step: int) -> int:
     """End the run: write its weights and mark it done."""
+    task.heartbeat.beat("write weights", step)
     if task.directory.writer:
         task.write_weights(complete(task.directory.checkpoints)[-1])
     task.tracker.finish("FINISHED")
@@ -100,6 +105,7 @@ def resume(task: Task, guard: Guard) -> int:
         step = int(state["step"])
         task.load_state(state.get("job", {}))
         guard.load_state(state.get("guard", {}))
+        task.use_order(state.get("order", 1))  # a checkpoint that names none is older than version 2
         if task.directory.writer:
             log.info("resumed %s after step %d", task.directory.path, step)
     task.directory.forget_metrics_after(step)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
+from hitvideo.checkpoints.listing import Fingerprint
 from hitvideo.data.loader import Batches, Source
-from hitvideo.errors import HiTVideoError
+from hitvideo.errors import ConfigError, HiTVideoError
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.meeting import meet
 from hitvideo.parallel.topology import Topology, start
 from hitvideo.planning.flops import mfu
+from hitvideo.runs.heartbeat import Heartbeat
+from hitvideo.runs.ownership import held, write_fault
 from hitvideo.runs.tracking import Tracker
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
@@ -35,25 +40,76 @@ class Cost(NamedTuple):
 
 
 class OpenRun(NamedTuple):
-    """A run under way: its ranks, its directory, its tracker."""
+    """A run under way: its ranks, its directory, its tracker, its watchdog."""
 
     topology: Topology
     directory: RunWriter
     tracker: Tracker
+    heartbeat: Heartbeat
 
 
 @contextmanager
-def open_run(settings: VideoTokenizerRun | PretrainRun) -> Iterator[OpenRun]:
-    """Join the ranks, open the run directory and start tracking. A start that is refused leaves no new directory behind."""
-    with start(settings.parallel.tensor, settings.parallel.context) as topology:
-        directory = RunWriter(settings, writer=topology.rank == 0)
+def open_run(settings: VideoTokenizerRun | PretrainRun, data: Fingerprint) -> Iterator[OpenRun]:
+    """Join the ranks, hold and open the run directory, and start tracking.
+
+    A start that is refused leaves no new directory behind, and one that meets another process of the same run touches nothing.
+    """
+    axes = (settings.parallel.tensor, settings.parallel.context)
+    with start(*axes, settings.faults.collective_seconds) as topology, held_by(topology, settings.run.directory) as attempt:
+        directory = RunWriter(settings, topology.rank == 0, data)
         try:
-            directory.write_meeting(meet(topology))
-            with Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker:
-                yield OpenRun(topology, directory, tracker)
+            with (
+                Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker,
+                Heartbeat(directory.heartbeats, topology.rank, settings.faults, attempt) as heartbeat,
+            ):
+                warn_of_new_length(settings, directory)
+                directory.write_meeting(meet(topology))
+                heartbeat.beat("build", 0)
+                try:
+                    yield OpenRun(topology, directory, tracker, heartbeat)
+                except Exception as error:
+                    write_fault(error)  # before anything is closed, which may take a while
+                    raise
         except HiTVideoError:
             directory.discard_if_new()
             raise
+
+
+@contextmanager
+def held_by(topology: Topology, directory: Path) -> Iterator[str]:
+    """Hold the run directory by rank 0; gives a name that the ranks of this start share.
+
+    Raises ConfigError on every rank if another process holds it.
+    """
+    with ExitStack() as stack:
+        refusal: list[str | None] = [None, uuid.uuid4().hex[:8]]
+        if topology.rank == 0:
+            try:
+                stack.enter_context(held(directory))
+            except (HiTVideoError, OSError) as error:
+                refusal[0] = str(error)
+        dist.broadcast_object_list(refusal, src=0)
+        if refusal[0]:
+            raise ConfigError(refusal[0])
+        yield str(refusal[1])
+
+
+def warn_of_new_length(settings: VideoTokenizerRun | PretrainRun, directory: RunWriter) -> None:
+    """Say what another train.steps does to the learning rate of a run that goes on."""
+    before, step = directory.before, directory.newest_step
+    if not before or not step or not directory.writer or before.train.steps == settings.train.steps:
+        return
+    if step >= settings.train.steps:
+        log.warning("train.steps is now %d, the run has taken %d steps already: it ends", settings.train.steps, step)
+        return
+    was, is_now = learning_rate(before.train, step), learning_rate(settings.train, step)
+    if math.isclose(was, is_now):  # the warm-up is not stretched
+        return
+    log.warning(
+        "train.steps was %d and is now %d: the schedule is stretched, so that the learning rate after step %d is %.3g, not "
+        "%.3g; stop now if that is not wanted",
+        before.train.steps, settings.train.steps, step, is_now, was,
+    )  # fmt: skip
 
 
 class Task(ABC):
@@ -66,10 +122,10 @@ class Task(ABC):
         engine: Engine,
         training: Batches,
         validation: Batches | None,
-        fingerprint: str,
+        fingerprint: Fingerprint,
     ) -> None:
-        """`fingerprint`: of the settings and data that a checkpoint must share to be loaded."""
-        self.directory, self.tracker, self.topology = run.directory, run.tracker, run.topology
+        """`fingerprint`: of the data that a checkpoint must share to be loaded."""
+        self.directory, self.tracker, self.topology, self.heartbeat = run.directory, run.tracker, run.topology, run.heartbeat
         self.engine = engine
         self.train = settings.train
         self.checkpoint = settings.checkpoint
@@ -82,6 +138,9 @@ class Task(ABC):
     @abstractmethod
     def set_lr(self, step: int) -> float:
         """Set the learning rate of a step, and return it."""
+
+    def prepare(self, batches: Sequence[torch.Tensor], step: int) -> None:  # noqa: B027  (most tasks have nothing to prepare)
+        """Called once before the losses of a step, with all its micro-batches of this rank, in host memory."""
 
     @abstractmethod
     def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
@@ -105,6 +164,17 @@ class Task(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (a task without a state of its own has nothing to do)
         """Take back on resuming what `state` gave, on every rank."""
+
+    def use_order(self, version: int) -> None:
+        """Draw in this version of the data order: that of the checkpoint which the run goes on from."""
+        for batches in (self.training, self.validation):
+            if batches:
+                batches.use_order(version)
+
+    def damaged(self) -> int:
+        """Rows since the last call whose sample was damaged and is replaced, over all ranks."""
+        mine, self.training.replaced = self.training.replaced, 0
+        return round(self.engine.mean({"damaged": mine})["damaged"] * self.topology.data)
 
     def sample_key(self, index: int) -> str:
         """Names a sample of the source in the record of skipped steps."""
@@ -131,8 +201,9 @@ def make_batches(
     samples: range,
     read_together: int,
     threads: int = 1,
+    lasting: bool = True,
 ) -> Batches:
-    """This rank's batches of a run, drawn from a part of the source."""
+    """This rank's batches of a run, drawn from a part of the source. `lasting`: see `Batches`."""
     return Batches(
         source,
         samples,
@@ -143,6 +214,8 @@ def make_batches(
         seed=settings.run.seed,
         read_together=read_together,
         threads=threads,
+        most_damaged=settings.faults.most_damaged,
+        lasting=lasting,
     )
 
 

@@ -21,10 +21,10 @@ def main(arguments: list[str]) -> int:
     from hitvideo.data.video_shards import list_shards
     from pretrain.loop import train
     from pretrain.task import open_run
-    from pretrain.video_tokenizer_task import VideoTokenizerTask, open_clips
+    from pretrain.video_tokenizer_task import VideoTokenizerTask, data_fingerprint, open_clips
 
     source = open_clips(settings, list_shards(pattern))
-    with open_run(settings) as run:
+    with open_run(settings, data_fingerprint(settings, source)) as run:
         return train(VideoTokenizerTask(settings, run, source))
 
 

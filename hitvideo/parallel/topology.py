@@ -12,6 +12,7 @@ code for one process or many.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,8 +100,12 @@ def _let_megatron_run_on_cpu() -> None:
 
 
 @contextmanager
-def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterator[Topology]:
-    """Join the world and make Megatron's groups. Leaves them in order: a rank that just exits can abort the others."""
+def start(tensor: int, context: int = 1, timeout_seconds: float = 600.0) -> Iterator[Topology]:
+    """Join the world and make Megatron's groups; a collective may take `timeout_seconds`.
+
+    Leaves the groups in order: a rank that just exits can abort the others. Not after an exception: NCCL's clean-up waits for
+    ranks that wait in a collective for this one. Then whoever catches the exception ends the process (`program.guarded`).
+    """
     os.environ.update(rank_environment(os.environ))
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -112,19 +117,19 @@ def start(tensor: int, context: int = 1, timeout_minutes: float = 10) -> Iterato
         torch.cuda.set_device(topology.device)
     else:
         _let_megatron_run_on_cpu()
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
+    os.environ["DEEPSPEED_TIMEOUT"] = str(math.ceil(timeout_seconds / 60))  # in minutes, for the groups it makes itself
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor, context_parallel_size=context, create_gloo_process_groups=False
-    )
+        tensor_model_parallel_size=tensor, context_parallel_size=context, create_gloo_process_groups=False,
+        distributed_timeout_minutes=math.ceil(timeout_seconds / 60),
+    )  # fmt: skip
     assert parallel_state.get_tensor_model_parallel_rank() == topology.tensor_rank
     assert parallel_state.get_context_parallel_rank() == topology.context_rank
     assert parallel_state.get_data_parallel_rank() == topology.data_rank
-    try:
-        yield topology
-        dist.barrier()
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+    yield topology
+    dist.barrier()
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
 
 
 class ModelParallelUnit:
