@@ -7,6 +7,7 @@ n // (heads / kv_heads). Tests compare each with the textbook formula, forward a
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from typing import Literal
 
 import torch
@@ -17,11 +18,17 @@ from hitvideo.errors import ConfigError
 Backend = Literal["flash", "sdpa"]
 
 
+@cache
+def installed() -> bool:
+    """Whether the package is there. Searched once, not at every forward pass: a search visits the whole path."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
 def flash_missing(device: torch.device | str, dtype: torch.dtype) -> str | None:
     """Why flash-attn cannot run here, or None if it can."""
     if torch.device(device).type != "cuda":
         return "flash-attn needs a CUDA device"
-    if importlib.util.find_spec("flash_attn") is None:
+    if not installed():
         return "flash-attn is not installed: pip install --no-build-isolation -e '.[flash]' (the build takes an hour)"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"flash-attn needs bf16 or fp16, not {dtype}"

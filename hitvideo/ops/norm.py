@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
+@cache
+def installed() -> bool:
+    """Whether the package is there. Searched once, not at every forward pass: a search visits the whole path."""
+    return importlib.util.find_spec("fused_layer_norm_cuda") is not None
+
+
 def apex_missing(device: torch.device | str) -> str | None:
     """Why apex's fused norm cannot run here, or None if it can."""
     if torch.device(device).type != "cuda":
         return "apex needs a CUDA device"
-    if importlib.util.find_spec("fused_layer_norm_cuda") is None:
+    if not installed():
         return "NVIDIA apex with CUDA extensions is not installed (see README; `apex` on PyPI is a different project)"
     return None
 

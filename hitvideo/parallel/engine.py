@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import deepspeed
@@ -25,6 +27,8 @@ from hitvideo.errors import ConfigError
 from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
 from hitvideo.settings.training import ParallelSection, TrainSection
+
+_NO_DECAY = re.compile(r"(^|\.)(next_)?level\.weight$")  # level embeddings, which are added like biases
 
 # On CPUs DeepSpeed would compile this op at start-up, which takes minutes; only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -69,10 +73,12 @@ class Engine:
         train: TrainSection,
         leaf_modules: Iterable[type[nn.Module]] = (),
         parts: Sequence[str] = ("",),
+        clips: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time.
 
-        `parts`: prefixes of parameter names that can be frozen separately; each parameter must match exactly one.
+        `parts`: prefixes of parameter names that can be frozen separately; each parameter must match exactly one. `clips`:
+        parts whose gradients are clipped to these norms of their own; they have no share in train.clip and `grad_norm`.
         """
         deepspeed_logger.setLevel(logging.WARNING)
         self.topology = topology
@@ -82,17 +88,19 @@ class Engine:
             set_z3_leaf_modules(model, leaf_modules)
         groups = _groups(model, train.weight_decay, parts)
         self._parts = [part for part, _ in groups]
+        self._frozen: set[str] = set()
         optimizer = torch.optim.AdamW([group for _, group in groups], lr=train.lr, betas=train.betas, fused=True)
         self.model = model.to(topology.device, DTYPES[train.dtype])
         self.zero_stage = parallel.zero_stage
         self._engine, *_ = deepspeed.initialize(
             model=self.model,
             optimizer=optimizer,
-            config=deepspeed_config(parallel, train, self.accumulation),
+            config=deepspeed_config(parallel, train, self.accumulation) | ({"gradient_clipping": 0.0} if clips else {}),
             mpu=ModelParallelUnit(),
         )
         self._norm = 0.0
-        if self.zero_stage == 0:
+        self._clips = {"": train.clip, **clips} if clips else {}
+        if self.zero_stage == 0 and not clips:
             self._engine.clip_fp32_gradients = self._clip
         self._check(train)
         self._ema = train.ema
@@ -127,23 +135,42 @@ class Engine:
         """
         if discard:
             self._spoil()
+        if self._clips:
+            self._clip_apart()
         self._engine.step()
         if not math.isfinite(self.grad_norm):
             return False
-        for average, master in zip(self.averages, self.masters if self._ema else (), strict=True):
+        for average, master in self._averaged(lambda part: part not in self._frozen):
             done = float(self.adam.state[master]["step"])
             average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # lower decay early: forget the init
         return True
 
-    def set_lr(self, lr: float, frozen: Collection[str] = ()) -> None:
-        """Set the learning rate of the next step; parts in `frozen` keep their weights bit for bit."""
+    def set_lr(self, lr: float, factors: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Set the learning rate of the next step, times a part's factor; at 0 a part keeps its weights bit for bit, and
+        their average.
+        """
+        self._frozen = {part for part, factor in factors.items() if factor == 0}
         for part, group in zip(self._parts, self._engine.optimizer.param_groups, strict=True):
-            group["lr"] = 0.0 if part in frozen else lr
+            group["lr"] = lr * factors.get(part, 1.0)
+
+    def take_averages(self, parts: Collection[str]) -> None:
+        """Set the fp32 weights of some parts to their averages; `fragments.refresh_weights` passes them on to the forward."""
+        for average, master in self._averaged(lambda part: part in parts):
+            master.data.copy_(average)
+
+    def _averaged(self, wanted: Callable[[str], bool]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The averages and masters of the wanted parts; none if the run keeps no averages."""
+        if not self.averages:
+            return []
+        triples = zip(self.averages, self.masters, self._master_parts(), strict=True)
+        return [(average, master) for average, master, part in triples if wanted(part)]
 
     @property
     def grad_norm(self) -> float:
-        """Global norm of the last step's gradients before clipping; not finite if a gradient was not."""
-        return float(self._engine.get_global_grad_norm()) if self.zero_stage else self._norm
+        """Norm of the last step's gradients before clipping, of all parts without a clip of their own; not finite if any
+        gradient was not.
+        """
+        return float(self._engine.get_global_grad_norm()) if self.zero_stage and not self._clips else self._norm
 
     def _spoil(self) -> None:
         """Set the gradients to NaN: DeepSpeed then skips the step on every rank, because their global norm is NaN."""
@@ -165,6 +192,43 @@ class Engine:
             self._norm = math.inf
             for parameter in parameters:
                 parameter.grad = None
+
+    def _clip_apart(self) -> None:
+        """Clip the gradients of parts with a clip of their own, and those of all others together."""
+        gradients: dict[str, list[torch.Tensor]] = {part: [] for part in self._clips}
+        for part, held in zip(self._master_parts(), self._gradients(), strict=True):
+            gradients[part if part in self._clips else ""] += held
+        zero = torch.zeros((), device=self.topology.device)
+        squares = torch.stack([sum((g.square().sum() for g in held), zero) for held in gradients.values()])
+        if self.zero_stage:  # each rank holds a share of the gradients
+            dist.all_reduce(squares, group=self._engine.optimizer.dp_process_group)
+        norms = squares.sqrt()
+        for norm, clip, held in zip(norms, self._clips.values(), gradients.values(), strict=True):
+            torch._foreach_mul_(held, (clip / (norm + 1e-6)).clamp(max=1))
+        self._norm = float(norms[0]) if norms.isfinite().all() else math.inf
+        if not math.isfinite(self._norm):
+            self._spoil()
+            for parameter in self.model.parameters() if self.zero_stage == 0 else ():
+                parameter.grad = None
+
+    def _gradients(self) -> list[list[torch.Tensor]]:
+        """This rank's share of the reduced gradients of each of `masters`; call it between the last backward and the step."""
+        zero = self._engine.optimizer
+        if self.zero_stage == 0:
+            return [[] if parameter.grad is None else [parameter.grad] for parameter in self.model.parameters()]
+        if isinstance(zero, BF16_Optimizer):
+            return [[flat] for flat in zero.fp32_groups_gradient_flat_partition]
+        return [list(zero.averaged_gradients.get(number) or ()) for number in range(len(self.masters))]
+
+    def _master_parts(self) -> list[str]:
+        """The part that each of `masters` belongs to."""
+        zero = self._engine.optimizer
+        if self.zero_stage == 0:
+            part_of = {id(p): part for part, group in zip(self._parts, zero.param_groups, strict=True) for p in group["params"]}
+            return [part_of[id(parameter)] for parameter in self.model.parameters()]
+        if self.zero_stage == 3:
+            return [self._parts[zero.sub_group_to_group_id[number]] for number in range(len(self.masters))]
+        return self._parts
 
     @property
     def optimizer(self) -> Any:
@@ -204,12 +268,13 @@ class Engine:
 
 
 def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (part, optimizer group) pairs: for each part, matrices with weight decay, norms and biases without."""
+    """Return (part, optimizer group) pairs: for each part, matrices decay; norms, biases and level embeddings do not."""
     groups: list[tuple[str, dict[str, Any]]] = []
     for part in parts:
-        mine = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)]
-        matrices, vectors = [p for p in mine if p.ndim > 1], [p for p in mine if p.ndim <= 1]
-        groups += [(part, {"params": matrices, "weight_decay": weight_decay}), (part, {"params": vectors, "weight_decay": 0.0})]
+        mine = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)}
+        decayed = [p for name, p in mine.items() if p.ndim > 1 and not _NO_DECAY.search(name)]
+        others = [p for name, p in mine.items() if p.ndim <= 1 or _NO_DECAY.search(name)]
+        groups += [(part, {"params": decayed, "weight_decay": weight_decay}), (part, {"params": others, "weight_decay": 0.0})]
     divided = sum(len(group["params"]) for _, group in groups)
     assert divided == len([p for p in model.parameters() if p.requires_grad]), f"each parameter needs exactly one of {parts}"
     return [group for group in groups if group[1]["params"]]

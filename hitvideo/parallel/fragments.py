@@ -55,7 +55,8 @@ def adam_states(engine: Engine) -> list[dict[str, Any]]:
     for master in engine.masters:
         state: dict[str, Any] = engine.adam.state[master]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            # On the weights' device, as fused Adam needs it: torch puts it there itself only if the whole state is empty.
+            state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
             state["exp_avg"] = torch.zeros_like(master)
             state["exp_avg_sq"] = torch.zeros_like(master)
         states.append(state)
