@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from hitvideo import config
+from hitvideo.checkpoints.listing import Fingerprint
 from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.loader import split
 from hitvideo.data.remote import Shard
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.fragments import refresh_weights
 from hitvideo.planning.flops import training_flops_per_clip
 from hitvideo.settings.programs import VideoTokenizerRun
-from hitvideo.video_tokenizer.losses import sample_prefix
+from hitvideo.video_tokenizer.losses import level_shares, sample_prefix
 from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.video_tokenizer.objective import DISCRIMINATOR, Objective, load_perceptual
 from hitvideo.video_tokenizer.phases import Place, place, unquantized_share
 from hitvideo.video_tokenizer.weights import save_video_tokenizer
 from pretrain.task import Cost, OpenRun, Task, learning_rate, make_batches
-from pretrain.video_tokenizer_objective import Objective, load_perceptual
 
 log = logging.getLogger(__name__)
-_READ_TOGETHER = 1024  # clips shuffled together; the cost here is decoding, not reading
+_READ_TOGETHER = 1024  # clips of a block of the data order; the cost here is decoding, not reading
 
 
 class VideoTokenizerTask(Task):
@@ -34,38 +38,66 @@ class VideoTokenizerTask(Task):
 
     def __init__(self, settings: VideoTokenizerRun, run: OpenRun, source: ClipSource) -> None:
         self.settings = settings
+        if run.directory.writer:
+            log.info("training on %s", source.summary())
         training, held_out = split(len(source), settings.data.validation_clips)
         validating = settings.train.validation_batches > 0 and len(held_out) > 0
         threads = max(settings.data.workers, 1)
         torch.manual_seed(settings.run.seed)  # initial weights: the same on all ranks, which hold whole copies
-        self.objective = Objective(settings)
+        self.objective = Objective(settings, _mean_over_ranks)
+        adversarial = settings.loss.adversarial
+        apart = {DISCRIMINATOR: adversarial.clip} if adversarial.weight else {}
         super().__init__(
             settings,
             run,
-            Engine(self.objective, run.topology, settings.parallel, settings.train, parts=self.objective.parts),
-            make_batches(settings, run.topology, source, training, _READ_TOGETHER, threads),
+            Engine(self.objective, run.topology, settings.parallel, settings.train, parts=self.objective.parts, clips=apart),
+            make_batches(
+                settings, run.topology, source, training, _READ_TOGETHER, threads, lasting=not settings.data.random_start
+            ),
             make_batches(settings, run.topology, source.still(), held_out, _READ_TOGETHER, threads) if validating else None,
-            config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.clip, source.digest),
+            data_fingerprint(settings, source),
         )
+        source.clip_at = self._clip_at
         self._perceptual = load_perceptual(settings, run.topology.device)
+        self._prefixes: Iterator[torch.Tensor] = iter(())
+        self._shares: tuple[float, ...] = ()
+        self._tables: torch.Tensor | None = None
         self._costs = {clip: clip_cost(settings, clip) for clip in {settings.clip_in(phase) for phase in settings.schedule}}
 
     def set_lr(self, step: int) -> float:
         here = self._place(step)
         if here.step == 0 and self.settings.phases and self.directory.writer:
             log.info("phase %d, %s, begins at step %d", here.number, here.phase.name, step)
-        lr = learning_rate(self.settings.train, here.step, here.phase.steps, here.phase.lr)
-        self.engine.set_lr(lr, self.objective.frozen(here))
+        train, adversarial = self.settings.train, self.settings.loss.adversarial
+        factors = {DISCRIMINATOR: adversarial.lr / (here.phase.lr or train.lr)} if adversarial.lr else {}
+        lr = learning_rate(train, here.step, here.phase.steps, here.phase.lr)
+        self.engine.set_lr(lr, {**factors, **dict.fromkeys(self.objective.frozen(here), 0.0)})
+        if here.step == 0 and here.phase.train == "decoder" and self.engine.averages:
+            self.engine.take_averages(self.objective.frozen(here))
+            refresh_weights(self.engine)
         return lr
 
-    def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        here, loss, topology = self._place(step), self.settings.loss, self.topology
-        random = torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + step * topology.data + topology.data_rank)
+    def prepare(self, batches: Sequence[torch.Tensor], step: int) -> None:
+        """Draw the prefixes of the global batch, a function of (seed, step, place), and take this rank's."""
+        here, loss, device = self._place(step), self.settings.loss, self.topology.device
         unquantized = unquantized_share(self.settings.schedule, here, loss.unquantized_until)
         dropout = loss.level_dropout if here.phase.level_dropout is None else here.phase.level_dropout
-        levels = here.phase.levels or len(self.settings.hierarchy.levels)
-        prefix = sample_prefix(len(batch), levels, dropout, random, unquantized)
-        scalars = self.engine(batch, prefix.to(batch.device), step, here, self._perceptual)
+        levels = len(self.settings.hierarchy.levels)
+        seed, size = (self.settings.run.seed, step), self.settings.train.global_batch
+        prefix = sample_prefix(size, here.phase.levels or levels, dropout, seed, unquantized)
+        mine = [prefix[places].to(device) for places in self.training.places]
+        self.objective.lecam.close_step()
+        self._prefixes, self._shares, self._tables = iter(mine), level_shares(prefix, levels), None
+        entropy = loss.entropy and self.settings.video_tokenizer.quantizer == "lfq"
+        if len(batches) > 1 and entropy and here.phase.quantized and here.phase.train == "all":
+            with torch.no_grad():
+                parts = zip(batches, mine, strict=True)
+                found = [self.engine(part.to(device), kept, step, here, self._shares, None, None, True) for part, kept in parts]
+            self._tables = torch.stack([each["tables"] for each in found]).mean(dim=0)
+
+    def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        here = self._place(step)
+        scalars = self.engine(batch, next(self._prefixes), step, here, self._shares, self._perceptual, self._tables)
         return {**scalars, "phase": torch.tensor(float(here.number), device=batch.device)}
 
     def validate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -88,19 +120,35 @@ class VideoTokenizerTask(Task):
         video_tokenizer.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights.items()})
         save_video_tokenizer(video_tokenizer, self.directory.weights, self.settings.clip)
 
+    def _clip_at(self, draw: int) -> ClipShape:
+        """The shape of the clip drawn at a draw: that of the phase then under way."""
+        return self.settings.clip_in(self._place(self.training.step_of(draw)).phase)
+
     def _place(self, step: int) -> Place:
         return place(self.settings.schedule, step)
 
 
 def open_clips(settings: VideoTokenizerRun, shards: Sequence[Shard]) -> ClipSource:
-    """The clips of video shards; at each draw of the data order they have the shape of the phase then under way."""
+    """The clips of video shards. Raises ConfigError if there are none."""
+    data, index_folder = settings.data, Path(settings.run.root)
+    source = ClipSource(shards, settings.clip, settings.limits, data.random_start, index_folder=index_folder)
+    if not len(source):
+        raise ConfigError(f"data.video_shards {data.video_shards} has no video to train on: {source.summary()}")
+    return source
 
-    def clip_at(draw: int) -> ClipShape:
-        return settings.clip_in(place(settings.schedule, draw // settings.train.global_batch).phase)
 
-    return ClipSource(shards, settings.clip, settings.limits, settings.data.random_start, clip_at)
+def data_fingerprint(settings: VideoTokenizerRun, source: ClipSource) -> Fingerprint:
+    """Identifies the video shards in checkpoints."""
+    former = config.fingerprint(settings.video_tokenizer, settings.hierarchy, settings.clip, source.digest)
+    return Fingerprint(f"data-{config.fingerprint(source.digest, {'clips': len(source)})}", former)
 
 
 def clip_cost(settings: VideoTokenizerRun, clip: ClipShape) -> Cost:
     """What training on one clip of this shape costs."""
     return Cost(settings.hierarchy.tokens(clip.extent), training_flops_per_clip(settings, clip))
+
+
+def _mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / dist.get_world_size()

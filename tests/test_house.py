@@ -217,7 +217,7 @@ def test_rooms_are_packages_with_tests() -> None:
 def test_no_test_imports_another_test() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", ())]
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
             if isinstance(node, ast.Import | ast.ImportFrom):
                 tests = [name for name in names if re.search(r"(^|\.)test_\w+$", name)]
                 assert not tests, f"{path}: imports {tests}; put what they share into a helper"

@@ -12,6 +12,7 @@ Nothing is downloaded: you provide a folder with two files of the public release
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,31 @@ class LPIPS(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, video: Tensor, target: Tensor) -> Tensor:
-        frames = torch.cat((video, target)).float().transpose(1, 2).flatten(0, 1)  # (2·B·T, 3, H, W)
-        features = (frames - self.shift) / self.scale
-        distance = torch.zeros(len(frames) // 2, device=frames.device)
+        features, fixed = self._scaled(video), self._scaled(target.detach())
+        distance = torch.zeros(len(features), device=features.device)  # (B·T,)
         for part, head in zip(self.slices, self.heads, strict=True):
-            features = part(features)
-            unit = features / (features.norm(dim=1, keepdim=True) + _EPSILON)
-            difference = (unit[: len(distance)] - unit[len(distance) :]).square()
+            features, fixed = part(features), part(fixed)  # (B·T, C, h, w); the target's is not kept for the backward pass
+            difference = (_unit(features) - _unit(fixed)).square()
             distance = distance + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
         return distance.view(len(video), -1).mean(1)
+
+    def _scaled(self, video: Tensor) -> Tensor:
+        """(B, 3, T, H, W) → frames (B·T, 3, H, W) with the statistics that the trunk was trained on."""
+        return (video.float().transpose(1, 2).flatten(0, 1) - self.shift) / self.scale
+
+
+def some_frames(video: Tensor, count: int, start: float) -> Tensor:
+    """(B, 3, T, H, W) → at most `count` of its frames, evenly spread; `start` in [0, 1) moves them along.
+
+    Over all values of `start` every frame is taken equally often.
+    """
+    frames = video.shape[2]
+    return video[:, :, [int((number + start) * frames / count) for number in range(count)]] if count < frames else video
+
+
+def _unit(features: Tensor) -> Tensor:
+    norm: Tensor = features.norm(dim=1, keepdim=True)
+    return features / (norm + _EPSILON)
 
 
 def load_lpips(directory: Path, device: torch.device | str = "cpu") -> LPIPS:
@@ -81,6 +98,6 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; LPIPS needs {TRUNK_FILE} and {HEADS_FILE} in one folder") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, struct.error) as error:
         raise ConfigError(f"{path}: cannot be read as weights: {error}") from error
     return content

@@ -1,13 +1,16 @@
 """Activation memory of one rank, measured on tensors without data.
 
-One rank's share of a model, with two and with three layers, runs forward and backward under torch's fake tensors and
-memory tracker; the difference is what each further layer takes. So exactly what the code keeps is counted,
-recomputation and logits included. The kernels are the CPU's; a GPU's fused norm keeps less.
+One rank's share of a model runs forward and backward under torch's fake tensors and memory tracker. So exactly what the
+code keeps is counted, recomputation and logits included. A language model runs with two and with three layers; the
+difference is what each further layer takes. The kernels are the CPU's; a GPU's fused norm keeps less.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -27,37 +30,61 @@ from hitvideo.settings.training import ParallelSection
 
 def activation_bytes(settings: PretrainRun) -> float:
     """Peak bytes of activations and temporary tensors in one micro-batch, without weights and gradients."""
-    few, more = (_peak(settings, layers) for layers in (2, 3))
+    few, more = (_layers_peak(settings, layers) for layers in (2, 3))
     return few + (settings.llm.layers - 2) * (more - few)
 
 
-def _peak(settings: PretrainRun, layers: int) -> float:
-    """The same for a model with this many layers."""
+def peak_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> float:
+    """Peak bytes above the model's own in forward and backward; call under fake tensors, with the model made there.
+
+    `loss` makes the input and runs the forward. Gradients of the weights are dropped: planning/zero.py counts them.
+    """
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracker warns of the gradients dropped
+        tracker = _Total()
+        tracker.track_external(model)
+        start = _bytes(tracker, "current")
+        with tracker:
+            loss().backward()  # type: ignore[no-untyped-call]
+        return _bytes(tracker, "peak") - start
+
+
+def _layers_peak(settings: PretrainRun, layers: int) -> float:
+    """A language model's `activation_bytes` with this many layers."""
+    with FakeTensorMode(), default_dtype(DTYPES[settings.train.dtype]):
+        llm, share = settings.llm.model_copy(update={"layers": layers}), _Share(settings.parallel)
+        trunk = _TrunkShare(settings.parallel)
+        model = LanguageModel(llm, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
+        model.slots(torch.device("cpu"))
+        layout = model.layout
+        rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
+        return peak_bytes(model, lambda: model(rows, 1.0)["loss"])
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The dtype of weights made in this context; fake weights cannot be converted afterwards."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[settings.train.dtype])
+    torch.set_default_dtype(dtype)
     try:
-        with FakeTensorMode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracker warns of the gradients dropped below
-            llm, share = settings.llm.model_copy(update={"layers": layers}), _Share(settings.parallel)
-            trunk = _TrunkShare(settings.parallel)
-            model = LanguageModel(llm, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
-            for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
-            model.slots(torch.device("cpu"))
-            layout = model.layout
-            rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
-            tracker = MemTracker()
-            tracker.track_external(model)
-            start = _bytes(tracker, "current")
-            with tracker:
-                model(rows, 1.0)["loss"].backward()
-            return _bytes(tracker, "peak") - start
+        yield
     finally:
         torch.set_default_dtype(before)
 
 
+class _Total(MemTracker):  # type: ignore[no-untyped-call]
+    """Without statistics by module, which fail if a module runs again after a backward pass, as the discriminator does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls = ("register_user_hooks", "clear_user_hooks", "__enter__", "__exit__")
+        self._mod_tracker: Any = SimpleNamespace(is_bw=False, parents=set(), **dict.fromkeys(calls, lambda *_: None))
+
+
 def _drop(parameter: torch.Tensor) -> None:
-    parameter.grad = None  # gradients are counted in planning/zero.py
+    parameter.grad = None
 
 
 def _bytes(tracker: MemTracker, moment: str) -> float:

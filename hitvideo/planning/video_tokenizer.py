@@ -1,25 +1,45 @@
-"""The plan of a video tokenizer's run, before it starts: parameters, FLOPs, memory, hours over its phases."""
+"""The plan of a video tokenizer's run, before it starts: parameters, FLOPs, memory by phase, hours over its phases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hitvideo.metrics.lpips import LPIPS
+from hitvideo.ops.precision import DTYPES
+from hitvideo.planning.activations import default_dtype, peak_bytes
 from hitvideo.planning.flops import FORWARD_AND_BACKWARD, training_flops_per_clip
 from hitvideo.planning.zero import GIB, model_states
 from hitvideo.settings.programs import VideoTokenizerRun
-from hitvideo.video_tokenizer.model import VideoTokenizer
+from hitvideo.settings.video_tokenizer import PhaseSection
+from hitvideo.video_tokenizer.objective import Objective
+from hitvideo.video_tokenizer.phases import Place
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase's memory on one rank."""
+
+    name: str
+    activations_gib: float
+    """Peak of activations and temporary tensors in one micro-batch, the discriminator's and LPIPS' included."""
+    total_gib: float
+    """Activations, model states and the weights of LPIPS."""
 
 
 @dataclass(frozen=True)
 class VideoTokenizerPlan:
-    """Figures of a tokenizer run before it starts. Activations are not included."""
+    """Figures of a tokenizer run before it starts."""
 
     parameters: int
     encoder_parameters: int
     quantizer_parameters: int
     decoder_parameters: int
+    discriminator_parameters: int
+    """Not part of `parameters`: the discriminator is trained with the tokenizer, but is not exported."""
     tokens_per_clip: int
     bits_per_pixel: float
     forward_tflops_per_clip: float
@@ -30,33 +50,37 @@ class VideoTokenizerPlan:
     optimizer_gib: float
     average_gib: float
     buckets_gib: float
+    activations_gib: float
+    """The largest of all phases."""
     total_gib: float
-    """All model states; activations come on top."""
+    """The largest of all phases."""
+    phases: tuple[PhasePlan, ...]
     available_gib: float
     hours: float
     device_hours: float
 
 
 def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
-    """The plan of a run on `settings.cluster`: memory by zero.py, time for the cluster's assumed MFU."""
+    """The plan of a run on `settings.cluster`: states by zero.py, activations by phase, time for the assumed MFU."""
     train, cluster = settings.train, settings.cluster
     with torch.device("meta"):
-        model = VideoTokenizer(settings.video_tokenizer, settings.hierarchy)
-    encoder, quantizer, decoder = (
-        sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.quantizer, model.decoder)
-    )
+        objective = Objective(settings)
+    model = objective.video_tokenizer
+    encoder, quantizer, decoder, everything = map(_size, (model.encoder, model.quantizer, model.decoder, objective))
     parameters = encoder + quantizer + decoder
     world = cluster.nodes * cluster.devices_per_node
     clips = [settings.clip_in(phase) for phase in settings.schedule]
     per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.clip, *clips}}
     flops = sum(per_clip[clip] * phase.steps for clip, phase in zip(clips, settings.schedule, strict=True)) * train.global_batch
-    states = model_states(parameters, settings.parallel, train, world)
+    states = model_states(everything, settings.parallel, train, world)
+    phases = _phases(settings, states.total)
     hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
     return VideoTokenizerPlan(
         parameters=parameters,
         encoder_parameters=encoder,
         quantizer_parameters=quantizer,
         decoder_parameters=decoder,
+        discriminator_parameters=everything - parameters,
         tokens_per_clip=settings.hierarchy.tokens(settings.clip.extent),
         bits_per_pixel=settings.hierarchy.bits_per_pixel,
         forward_tflops_per_clip=per_clip[settings.clip] / FORWARD_AND_BACKWARD / 1e12,
@@ -67,8 +91,48 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
         optimizer_gib=states.optimizer / GIB,
         average_gib=states.average / GIB,
         buckets_gib=states.buckets / GIB,
-        total_gib=states.total / GIB,
+        activations_gib=max(phase.activations_gib for phase in phases),
+        total_gib=max(phase.total_gib for phase in phases),
+        phases=phases,
         available_gib=cluster.memory_gib,
         hours=hours,
         device_hours=hours * world,
     )
+
+
+def _phases(settings: VideoTokenizerRun, states: float) -> tuple[PhasePlan, ...]:
+    """Every phase's plan. Phases that differ only in what takes no memory are measured once."""
+    known: dict[tuple[object, ...], float] = {}
+    found = []
+    with torch.device("meta"):
+        judge = sum(p.nbytes for p in LPIPS().parameters()) if settings.loss.perceptual.weight else 0
+    for number, phase in enumerate(settings.schedule):
+        kind = (settings.clip_in(phase), phase.train, phase.adversarial)
+        if kind not in known:
+            known[kind] = phase_bytes(settings, phase, number)
+        found.append(PhasePlan(phase.name, known[kind] / GIB, (known[kind] + states + judge) / GIB))
+    return tuple(found)
+
+
+def phase_bytes(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> float:
+    """Peak bytes of one micro-batch in a phase, without weights and gradients; its clips are decoded from all levels.
+
+    LPIPS counts if its weight is above 0, even if its files are not yet given.
+    """
+    clip, levels = settings.clip_in(phase), len(settings.hierarchy.levels)
+    with FakeTensorMode():
+        with default_dtype(DTYPES[settings.train.dtype]):
+            objective = Objective(settings)
+        perceptual = LPIPS() if settings.loss.perceptual.weight else None
+
+        def loss() -> torch.Tensor:
+            video = torch.empty(settings.train.micro_batch, 3, *clip.extent)
+            prefix = torch.full((len(video),), phase.levels or levels)
+            found: torch.Tensor = objective(video, prefix, 0, Place(number, phase, 0), None, perceptual)["loss"]
+            return found
+
+        return peak_bytes(objective, loss)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

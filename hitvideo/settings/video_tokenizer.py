@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from hitvideo.config import Fraction, Positive, Section
+from hitvideo.config import Count, Depth, Fraction, Positive, Section, Size
+from hitvideo.settings.paths import Expanded
 
 
 class VideoTokenizerSection(Section):
@@ -16,11 +17,11 @@ class VideoTokenizerSection(Section):
     """How latents become bits. lfq: lookup-free quantisation; fsq: finite scalar quantisation."""
     patch: Literal[1, 2, 4] = 1
     """Pixels per side that are folded into channels before the first convolution."""
-    channels: tuple[Positive, ...] = (64, 128, 256)
+    channels: tuple[Size, ...] = (64, 128, 256)
     """Width before the first and after each down-sampling step; their number follows from the finest level's `down`."""
-    blocks: Positive = 2
+    blocks: Depth = 2
     """Residual blocks per width."""
-    latent_channels: Positive = 16
+    latent_channels: Size = 16
     """Channels of the latents that are quantised."""
 
 
@@ -29,20 +30,26 @@ class PerceptualSection(Section):
 
     weight: float = Field(0.0, ge=0)
     """Weight of LPIPS in the loss."""
-    weights: str | None = None
+    weights: Expanded | None = None
     """Folder with the public VGG-16 and LPIPS files (see hitvideo/metrics/lpips.py); null: train without LPIPS."""
+    frames: Positive = 8
+    """Most frames of a clip that LPIPS compares: evenly spread ones, others at each step. It takes memory for each."""
 
 
 class AdversarialSection(Section):
-    """A 3D patch discriminator, used in phases with `adversarial: true`."""
+    """A 3D patch discriminator, used in phases with `adversarial: true`. It judges only clips decoded from all levels."""
 
     weight: float = Field(0.0, ge=0)
-    """Norm of the adversarial gradient at the video, as a share of the reconstruction gradient's."""
+    """Norm of a clip's adversarial gradient at the video, as a share of its reconstruction gradient's."""
+    lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the discriminator, which follows the tokenizer's schedule; null: the tokenizer's own."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the discriminator's gradient, which is clipped apart from the tokenizer's."""
     lecam: float = Field(0.001, ge=0)
     """Weight of LeCam regularisation in the discriminator's loss."""
-    channels: Positive = 64
+    channels: Size = 64
     """Width of the discriminator's first layer."""
-    layers: Positive = 3
+    layers: Depth = 3
     """Down-sampling layers: with 3 there is one logit per 8×8 pixels and 4 frames; each further layer doubles all three."""
 
 
@@ -59,7 +66,7 @@ class LossSection(Section):
     """Weight of the entropy loss (per-sample minus batch entropy); LFQ only."""
     entropy_boost: float = Field(3.0, ge=1)
     """At step 0 the entropy weight is this many times higher (MAGVIT-v2)."""
-    entropy_anneal_steps: int = Field(2000, ge=0)
+    entropy_anneal_steps: Count = 2000
     """Steps over which the entropy weight falls linearly from its boosted value to `entropy`."""
     commitment: float = Field(0.25, ge=0)
     """Weight of the commitment loss, which pulls the latents to their codes."""
@@ -86,10 +93,11 @@ class PhaseSection(Section):
     """The phase's loss.level_dropout; null: the run's. 0 in the last phase slightly improves decoding from all levels and
     does not hurt prefixes."""
     train: Literal["all", "decoder"] = "all"
-    """What is trained. decoder: encoder and quantiser keep their weights, so existing codes stay valid."""
+    """What is trained. decoder: encoder and quantiser keep their weights, so existing codes stay valid. With train.ema they
+    take their averages when the phase begins, so the decoder learns from the codes of the weights that are exported."""
     adversarial: bool = False
     """Train the discriminator, and the tokenizer against it."""
-    size: tuple[Positive, Positive] | None = None
+    size: tuple[Size, Size] | None = None
     """Height and width of the phase's clips; null: the run's. tokens_per_s and mfu count the phase's clips."""
     lr: float | None = Field(None, gt=0)
     """Learning rate at the start of the phase's own cosine schedule; null: train.lr."""
@@ -98,5 +106,5 @@ class PhaseSection(Section):
 class TrainedTokenizerSection(Section):
     """A trained video tokenizer."""
 
-    weights: str | None = None
+    weights: Expanded | None = None
     """The `weights` directory of a video tokenizer's run."""

@@ -11,6 +11,8 @@ linear path runs from pixels to latents and back, and the blocks refine it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from hitvideo.errors import ConfigError
@@ -25,9 +27,15 @@ from hitvideo.video_tokenizer.conv import (
     Up,
     channels_last,
     depth_to_space,
+    recomputed,
     rms_normalise,
     space_to_depth,
 )
+
+Recompute = Literal["none", "selective", "block"]
+"""What the backward pass computes again instead of keeping it: nothing; norms and activations, which take most of the memory
+and few FLOPs; or whole residual blocks.
+"""
 
 
 def strides(down: Triple, patch: int) -> list[Triple]:
@@ -68,15 +76,16 @@ class Encoder(nn.Module):
     level's residual would stay close to the latents themselves.
     """
 
-    def __init__(self, section: VideoTokenizerSection, down: Triple) -> None:
+    def __init__(self, section: VideoTokenizerSection, down: Triple, recompute: Recompute = "none") -> None:
         super().__init__()
+        self.whole_blocks, halves = recompute == "block", recompute == "selective"
         steps = strides(down, section.patch)
         channels = widths(section, steps)
         self.patch: Triple = (1, section.patch, section.patch)
         self.first = CausalConv3d(PIXEL_CHANNELS * section.patch**2, channels[0], (1, 3, 3))
-        body: list[nn.Module] = [Block(channels[0]) for _ in range(section.blocks)]
+        body: list[nn.Module] = [Block(channels[0], halves) for _ in range(section.blocks)]
         for stride, before, after in zip(steps, channels[:-1], channels[1:], strict=True):
-            body += [Down(before, after, stride), *(Block(after) for _ in range(section.blocks))]
+            body += [Down(before, after, stride), *(Block(after, halves) for _ in range(section.blocks))]
         self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[-1], section.latent_channels, (1, 3, 3))
 
@@ -85,22 +94,23 @@ class Encoder(nn.Module):
         video = video.to(self.last.conv.weight.dtype)  # weights may be bf16
         features = self.first(space_to_depth(video, self.patch), carry)  # (B, C, T, H / patch, W / patch)
         for module in self.body:
-            features = module(features, carry)
+            features = recomputed(self.whole_blocks and isinstance(module, Block), module, features, carry)
         return rms_normalise(self.last(features, carry))  # (B, latent_channels, t, h, w)
 
 
 class Decoder(nn.Module):
     """(B, latent_channels, t, h, w) latents → (B, 3, T, H, W) video, not clamped so that training has a gradient everywhere."""
 
-    def __init__(self, section: VideoTokenizerSection, down: Triple) -> None:
+    def __init__(self, section: VideoTokenizerSection, down: Triple, recompute: Recompute = "none") -> None:
         super().__init__()
+        self.whole_blocks, halves = recompute == "block", recompute == "selective"
         steps = strides(down, section.patch)
         channels = widths(section, steps)
         self.patch: Triple = (1, section.patch, section.patch)
         self.first = CausalConv3d(section.latent_channels, channels[-1], (1, 3, 3))
-        body: list[nn.Module] = [Block(channels[-1]) for _ in range(section.blocks)]
+        body: list[nn.Module] = [Block(channels[-1], halves) for _ in range(section.blocks)]
         for stride, before, after in zip(reversed(steps), reversed(channels[1:]), reversed(channels[:-1]), strict=True):
-            body += [Up(before, after, stride), *(Block(after) for _ in range(section.blocks))]
+            body += [Up(before, after, stride), *(Block(after, halves) for _ in range(section.blocks))]
         self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[0], PIXEL_CHANNELS * section.patch**2, (1, 3, 3))
 
@@ -108,5 +118,7 @@ class Decoder(nn.Module):
         """`carry` passes state from one chunk of a video to the next; start with an empty dict."""
         features = self.first(channels_last(latents.to(self.last.conv.weight.dtype)), carry)
         for module in self.body:
-            features = module(features, carry)  # (B, C, T, H / patch, W / patch) at the end
+            features = recomputed(
+                self.whole_blocks and isinstance(module, Block), module, features, carry
+            )  # (B, C, T, H / patch, W / patch) at the end
         return depth_to_space(self.last(features, carry), self.patch)

@@ -12,11 +12,13 @@ with full 3D kernels, at 12/27 of the multiplications.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Triple: TypeAlias = tuple[int, int, int]
 
@@ -91,10 +93,13 @@ class Block(nn.Module):
     """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Keeps the shape.
 
     The last convolution's weights start at zero, so a new block is the identity and a deep stack trains from the start.
+    `recompute`: of its six large tensors, keep only the inputs of the two norms for the backward pass. The convolution in
+    space is not computed again, because its gradient needs its input alone.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.space_norm = FrameNorm(channels)
         self.space = CausalConv3d(channels, channels, (1, 3, 3))
         self.time_norm = FrameNorm(channels)
@@ -102,8 +107,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.time.conv.weight)
 
     def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
-        hidden: Tensor = self.space(F.silu(self.space_norm(features)), carry)
-        hidden = self.time(F.silu(self.time_norm(hidden)), carry)
+        hidden = recomputed(self.recompute, lambda x: self.space(F.silu(self.space_norm(x)), carry), features)
+        hidden = recomputed(self.recompute, lambda x: self.time(F.silu(self.time_norm(x)), carry), hidden)
         return features + hidden  # (B, C, t, h, w)
 
 
@@ -137,6 +142,13 @@ class Up(nn.Module):
 
     def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
         return depth_to_space(self.conv(features, carry), self.stride)
+
+
+def recomputed(wanted: bool, function: Callable[..., Any], *inputs: Any) -> Tensor:
+    """function(*inputs); if wanted, only the inputs are kept for the backward pass, and the rest is computed again."""
+    if not wanted or not torch.is_grad_enabled():
+        return cast(Tensor, function(*inputs))
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
 def rms_normalise(latents: Tensor) -> Tensor:

@@ -6,9 +6,12 @@ have to be causal; it uses GroupNorm over (t, h, w), because a batch norm would 
 Two things keep it from becoming certain too early on a small data set:
 
 - LeCam (Tseng et al. 2021, eq. 4) pulls real logits toward the moving mean of fake ones, and fake toward real.
-- The adaptive weight scales the adversarial gradient to the size of the reconstruction gradient. VQGAN compares the two
-  at the decoder's last layer. Here they are compared at the video, as in EnCodec's balancer: this needs no parameter
-  gradients, so it works under every ZeRO stage.
+- The adaptive weight scales each clip's adversarial gradient to the size of its reconstruction gradient. VQGAN compares
+  the two at the decoder's last layer. Here they are compared at the video, as in EnCodec's balancer: this needs no
+  parameter gradients, so it works under every ZeRO stage, and a clip's gradient does not depend on the clips beside it.
+
+Only clips decoded from all levels are judged. A prefix of the levels cannot hold the detail of a real video, so the
+discriminator would know it at once and push the decoder to invent what the finer levels are there to say.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from hitvideo.settings.video_tokenizer import AdversarialSection
 from hitvideo.video_tokenizer.conv import NORM_GROUPS, PIXEL_CHANNELS, keep_variance
+from hitvideo.video_tokenizer.quantizer import clip_weights
 
 _SLOPE = 0.2
 _LARGEST_RATIO = 1e4
@@ -54,54 +58,85 @@ def _conv(before: int, after: int, stride: tuple[int, int, int]) -> nn.Conv3d:
 
 
 class LeCam:
-    """The LeCam regulariser: moving means of real and fake logits, equal on all ranks, and the penalty against them."""
+    """The LeCam regulariser: moving means of real and fake logits over past steps, and the penalty against them."""
 
     def __init__(self, mean: Callable[[Tensor], Tensor]) -> None:
         """`mean` averages a tensor over the data-parallel ranks."""
         self._mean = mean
+        self._step: list[Tensor] = []
         self.anchors = torch.zeros(2)
-        """The moving means of the real and the fake logits; a checkpoint must save them."""
+        """The moving means of the real and the fake logits, equal on all ranks; a checkpoint must save them."""
 
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Logits of real and reconstructed clips → a scalar penalty. Also updates the moving means."""
-        now = self._mean(torch.stack((real.detach().mean(), fake.detach().mean())))
-        self.anchors = torch.lerp(now, self.anchors.to(now), _LECAM_DECAY)
-        anchor_real, anchor_fake = self.anchors
-        return F.relu(real - anchor_fake).square().mean() + F.relu(anchor_real - fake).square().mean()
+    def __call__(self, real: Tensor, fake: Tensor, weights: Tensor) -> Tensor:
+        """Logits of real and reconstructed clips, and the clips' weights (B,) → a scalar penalty."""
+        self._step.append(torch.stack([weights @ by_clip(logits.detach()) for logits in (real, fake)] + [weights.sum()]))
+        anchor_real, anchor_fake = self.anchors.to(real)
+        return weights @ by_clip(F.relu(real - anchor_fake).square() + F.relu(anchor_real - fake).square())
+
+    def close_step(self) -> None:
+        """Move the means by the logits since the last call. Call on all ranks, between steps."""
+        if self._step:
+            *_, judged = now = self._mean(torch.stack(self._step).mean(dim=0))
+            if judged > 0 and now.isfinite().all():
+                self.anchors = torch.lerp(now[:2], self.anchors.to(now), _LECAM_DECAY)
+            self._step = []
 
 
 class AdversarialLoss(NamedTuple):
-    """The adversarial loss of one batch, and values to log."""
+    """The whole loss of one batch at the video, and values to log."""
 
     loss: Tensor
-    """The loss to minimise. The video gets the adversarial gradient; the discriminator gets the hinge and LeCam gradients."""
+    """The distance, the adversarial loss and the discriminator's. The video gets the gradients of the first two, the
+    discriminator that of its own."""
     logged: dict[str, Tensor]
 
 
 def adversarial_loss(
-    discriminator: nn.Module, video: Tensor, target: Tensor, distance: Tensor, lecam: LeCam, adversarial: AdversarialSection
+    discriminator: nn.Module,
+    video: Tensor,
+    target: Tensor,
+    distance: Tensor,
+    lecam: LeCam,
+    adversarial: AdversarialSection,
+    judged: Tensor | None = None,
+    share: float | None = None,
 ) -> AdversarialLoss:
     """The loss that trains video tokenizer and discriminator in one backward pass, each by its own gradient.
 
-    `video`, `target`: reconstruction and original, (B, 3, T, H, W); `distance`: the reconstruction loss, a function of
-    `video`. The adversarial gradient must not reach the discriminator, so it is computed at the video and added by hand.
+    `video`, `target`: reconstruction and original, (B, 3, T, H, W); `distance`: the reconstruction loss, the mean over the
+    clips of a function of each. `judged` (B,) is 1 for the clips that the discriminator judges, else 0; None: all. `share`:
+    the part of the global batch's clips that is judged, if these clips are a part of it.
+
+    Both gradients at the video are computed here, which frees what they needed before the backward pass of the decoder,
+    and are then given to it; the adversarial one so never reaches the discriminator's weights.
     """
-    deceived = -discriminator(video).mean()
-    (towards_real,) = torch.autograd.grad(deceived, video)
-    (towards_target,) = torch.autograd.grad(distance, video, retain_graph=True)
-    ratio = (towards_target.norm() / (towards_real.norm() + 1e-8)).clamp(max=_LARGEST_RATIO)
-    # Let g be the wanted gradient, a constant: g = weight · ratio · ∂deceived/∂video, and pull = g · video elementwise.
-    #   value:     Σ (pull - detach(pull)) = Σ (g · video - g · video) = 0, so the logged loss does not change;
-    #   gradient:  ∂/∂video Σ (g · video - constant) = g, and 0 at every discriminator weight.
-    pull = video * (adversarial.weight * ratio * towards_real).detach()
+    judged = video.new_ones(len(video)) if judged is None else judged.to(video)
+    weights = clip_weights(judged, share)
+    deceived = -by_clip(discriminator(video))  # (B,)
+    (towards_real,) = torch.autograd.grad(deceived.mean(), video)
+    (towards_target,) = torch.autograd.grad(distance, video)
+    ratio = (_norms(towards_target) / _norms(towards_real).clamp(min=1e-12)).clamp(max=_LARGEST_RATIO)  # (B,)
+    pull = (adversarial.weight * ratio * judged).view(-1, 1, 1, 1, 1) * towards_real
+    # Let g be the wanted gradient, a constant: Σ g · video has the gradient g, and minus its own value it adds 0.
+    flow = (video * (towards_target + pull)).sum()
     real, fake = discriminator(target), discriminator(video.detach())
-    hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    loss = (pull - pull.detach()).sum() + hinge / 2 + adversarial.lecam * lecam(real, fake)
+    hinge = weights @ by_clip(F.relu(1 - real)) + weights @ by_clip(F.relu(1 + fake))
+    loss = distance.detach() + (flow - flow.detach()) + hinge / 2 + adversarial.lecam * lecam(real, fake, weights)
     logged = {
-        "adversarial": deceived,
-        "adversarial_ratio": ratio,
+        "adversarial": weights @ deceived,
+        "adversarial_ratio": weights @ ratio,
         "discriminator": hinge / 2,
-        "logits_real": real.mean(),
-        "logits_fake": fake.mean(),
+        "logits_real": weights @ by_clip(real),
+        "logits_fake": weights @ by_clip(fake),
     }
     return AdversarialLoss(loss, {name: value.detach() for name, value in logged.items()})
+
+
+def by_clip(values: Tensor) -> Tensor:
+    """(B, …) → (B,): each clip's mean."""
+    return values.flatten(1).mean(dim=1)
+
+
+def _norms(gradient: Tensor) -> Tensor:
+    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    return norms

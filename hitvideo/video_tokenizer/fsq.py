@@ -44,7 +44,7 @@ class FSQ(Quantizer):
         self.register_buffer("steps", steps.view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("basis", (steps.cumprod(0) // steps).view(-1, 1, 1, 1), persistent=False)
 
-    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
+    def forward(self, latents: Tensor, keep: Tensor | None = None, share: float | None = None) -> Quantized:
         with full_precision(latents):
             half_range = (self.steps - 1) * (1 + EPSILON) / 2
             shift = torch.atanh(0.5 / half_range)  # an even number of steps has no middle; shift zero onto a step
@@ -54,7 +54,7 @@ class FSQ(Quantizer):
             indices = ((digits.long() + half_steps) * self.basis).sum(dim=1)
             values = (digits + (bounded - bounded.detach())) / half_steps  # straight-through; adds exactly zero
             zero = values.new_zeros(())
-            return Quantized(values, indices, zero, zero, zero)
+            return Quantized(values, indices, zero, (), zero)
 
     def values(self, indices: Tensor) -> Tensor:
         half_steps = self.steps // 2

@@ -51,8 +51,10 @@ class HierarchicalQuantized:
     """The sum of the kept levels' contributions on the finest grid, (B, C, t, h, w) fp32."""
     codes: list[Tensor]
     """Every level's indices. Those of dropped levels are included but meaningless."""
-    entropy: list[Tensor]
-    """Each level's per-sample minus batch entropy in nats, over the clips that keep the level."""
+    sample_entropy: list[Tensor]
+    """Each level's mean entropy of a cell's code in nats, over the clips that keep the level."""
+    tables: list[tuple[Tensor, ...]]
+    """Each level's mean code distributions, over the clips that keep the level."""
     commitment: list[Tensor]
     """Each level's mean squared distance of latents and signs, over the clips that keep the level."""
     residual: Tensor
@@ -85,14 +87,14 @@ class LevelQuantizer(nn.Module):
         with torch.no_grad():
             self.project_out.weight.mul_(OUT_GAIN)
 
-    def forward(self, residual: Tensor, keep: Tensor | None) -> tuple[Quantized, Tensor]:
-        """`keep` (B,) is 1 for the clips that count in the losses, else 0; None counts all."""
+    def forward(self, residual: Tensor, keep: Tensor | None = None, share: float | None = None) -> tuple[Quantized, Tensor]:
+        """`keep` and `share` as in `Quantizer.forward`."""
         latents = F.avg_pool3d(residual, self.factor) if max(self.factor) > 1 else residual  # (B, C, t, h, w)
         latents = self.project_in(latents)  # (B, quantizer.channels, t, h, w)
         if self.quantizer.normalise:
             # RMS over a cell's channels, not LayerNorm: with a zero mean, codes whose signs are all equal could not occur.
             latents = rms_normalise(latents)
-        quantized: Quantized = self.quantizer(latents, keep)
+        quantized: Quantized = self.quantizer(latents, keep, share)
         return quantized, self.expand(quantized.values)
 
     def expand(self, values: Tensor) -> Tensor:
@@ -118,8 +120,12 @@ class HierarchicalQuantizer(nn.Module):
             factor = cast(Triple, tuple(c // f for c, f in zip(level.down, hierarchy.finest.down, strict=True)))
             self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor))
 
-    def forward(self, latents: Tensor, prefix: Tensor | None = None) -> HierarchicalQuantized:
+    def forward(
+        self, latents: Tensor, prefix: Tensor | None = None, shares: Sequence[float] | None = None
+    ) -> HierarchicalQuantized:
         """Quantise for training. `prefix` (B,): how many levels each clip keeps, 0 … levels; None keeps all.
+
+        `shares`: the part of the global batch's clips that keeps each level, if these clips are a part of it.
 
         A dropped level contributes nothing, and its losses do not count. A clip of prefix 0 passes unquantised, while all
         levels still learn from it (as in Mimi, which quantises a fraction of the clips). The autoencoder then learns
@@ -128,11 +134,11 @@ class HierarchicalQuantizer(nn.Module):
         latents = latents.float()
         kept = None if prefix is None else torch.where(prefix == 0, len(self.levels), prefix)
         residual, total, codebook_total = latents, torch.zeros_like(latents), torch.zeros_like(latents)
-        codes, entropy, commitment = [], [], []
+        codes, sample_entropy, tables, commitment = [], [], [], []
         for number, module in enumerate(self.levels):
             level = cast(LevelQuantizer, module)
             keep = None if kept is None else (kept > number).to(latents)  # (B,)
-            quantized, contribution = level(residual, keep)
+            quantized, contribution = level(residual, keep, None if shares is None else shares[number])
             codebook = level.expand(quantized.values.detach())  # the same values; its gradient ends at project_out
             if keep is not None:
                 contribution = contribution * keep[:, None, None, None, None]
@@ -143,19 +149,20 @@ class HierarchicalQuantizer(nn.Module):
             # hardly reach the encoder, and coarse levels would be pulled to suit finer ones.
             residual = residual - contribution.detach()
             codes.append(quantized.indices)
-            entropy.append(quantized.sample_entropy - quantized.batch_entropy)
+            sample_entropy.append(quantized.sample_entropy)
+            tables.append(quantized.tables)
             commitment.append(quantized.commitment)
         left_over = F.mse_loss(codebook_total, latents.detach()) + ENCODER_SHARE * F.mse_loss(latents, total.detach())
         if prefix is not None:
             total = torch.where((prefix == 0)[:, None, None, None, None], latents, total)
-        return HierarchicalQuantized(total, codes, entropy, commitment, left_over)
+        return HierarchicalQuantized(total, codes, sample_entropy, tables, commitment, left_over)
 
     def encode(self, latents: Tensor, levels: int | None = None) -> list[Tensor]:
         """The codes of the first `levels` levels (default: all). Finer levels are not computed."""
         residual = latents.float()
         codes = []
         for level in self.levels[:levels]:
-            quantized, contribution = level(residual, None)
+            quantized, contribution = level(residual)
             residual = residual - contribution
             codes.append(quantized.indices)
         return codes

@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.ops.precision import full_precision
-from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
+from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer, clip_weights
 
 LIBRARY_INV_TEMPERATURE = 100.0
 LARGEST_GROUP = 9
-LOG_FLOOR = 1e-5
 
 
 class LFQ(Quantizer):
@@ -38,17 +37,16 @@ class LFQ(Quantizer):
         self.channels = num_bits
         self.inv_temperature = inv_temperature
 
-    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
+    def forward(self, latents: Tensor, keep: Tensor | None = None, share: float | None = None) -> Quantized:
         with full_precision(latents):
             latents = latents.float()
             signs = torch.where(latents > 0, 1.0, -1.0)  # (B, num_bits, t, h, w)
             indices = signs_to_indices(signs)
             if not self.training:
                 zero = latents.new_zeros(())
-                return Quantized(signs, indices, zero, zero, zero)
-            weights = latents.new_ones(len(latents)) if keep is None else keep.to(latents)
-            weights = weights[:, None].expand(-1, indices[0].numel()).flatten()  # (positions,)
-            weights = weights / weights.sum().clamp(min=1)
+                return Quantized(signs, indices, zero, (), zero)
+            weights = clip_weights(latents.new_ones(len(latents)) if keep is None else keep.to(latents), share)
+            weights = (weights / indices[0].numel())[:, None].expand(-1, indices[0].numel()).flatten()  # (positions,)
             flat = latents.movedim(1, -1).flatten(0, -2)  # (positions, num_bits)
             logits = 4 * self.inv_temperature * flat
             return Quantized(
@@ -56,7 +54,7 @@ class LFQ(Quantizer):
                 values=signs + (latents - latents.detach()),
                 indices=indices,
                 sample_entropy=(_sample_entropy(logits) * weights).sum(),
-                batch_entropy=_batch_entropy(logits, weights),
+                tables=_mean_tables(logits, weights),
                 commitment=((flat - signs.movedim(1, -1).flatten(0, -2)).square().mean(dim=1) * weights).sum(),
             )
 
@@ -83,16 +81,11 @@ def _sample_entropy(logits: Tensor) -> Tensor:
     return (F.softplus(logits) - logits * logits.sigmoid()).sum(dim=1)
 
 
-def _batch_entropy(logits: Tensor, weights: Tensor) -> Tensor:
-    """Σ over groups of bits of H(weighted mean of p(group's code) over positions), nats. `weights` (positions,) sum to 1."""
-    num_bits = logits.shape[1]
-    groups = -(-num_bits // LARGEST_GROUP)
-    total = logits.new_zeros(())
-    for group in logits.tensor_split(groups, dim=1):
-        high, low = group.tensor_split(2, dim=1)
-        mean = (_code_probabilities(high) * weights[:, None]).T @ _code_probabilities(low)  # (2**high, 2**low)
-        total = total - (mean * mean.clamp(min=LOG_FLOOR).log()).sum()
-    return total
+def _mean_tables(logits: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """For each group of bits, the weighted mean of p(group's code) over the positions, a table (2**high, 2**low)."""
+    groups = -(-logits.shape[1] // LARGEST_GROUP)
+    halves = (group.tensor_split(2, dim=1) for group in logits.tensor_split(groups, dim=1))
+    return tuple((_code_probabilities(high) * weights[:, None]).T @ _code_probabilities(low) for high, low in halves)
 
 
 def _code_probabilities(logits: Tensor) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.settings.video_tokenizer import LossSection
 from hitvideo.video_tokenizer.model import Reconstruction
+from hitvideo.video_tokenizer.quantizer import table_entropy
 
+Tables = list[tuple[Tensor, ...]]
+"""Each level's mean code distributions, coarsest level first."""
 _LOG_FLOOR = 2e-4  # mean square error of a clip at 43 dB; better clips gain little from log_l2
 
 
@@ -40,14 +44,19 @@ def distances(
     return {**parts, "distance": torch.stack([weights[name] * part for name, part in parts.items()]).sum()}
 
 
-def code_losses(reconstruction: Reconstruction, loss: LossSection, step: int) -> dict[str, Tensor]:
+def code_losses(
+    reconstruction: Reconstruction, loss: LossSection, step: int, over_batch: Callable[[Tables], Tables] = lambda tables: tables
+) -> dict[str, Tensor]:
     """Unweighted losses of the codes, and their weighted sum `codes`; all in fp32.
 
+    `over_batch` gives the global batch's code distributions for those of these clips, and lets the gradient through.
     `entropy` and `commitment` are means over the levels, so that their weights mean the same for any hierarchy. `residual`
     ties the sum of the levels to the latents; it has the commitment's weight because it does the same for all levels
     together. `entropy_level_k` and `commitment_level_k` are for logging only.
     """
-    entropy, commitment = torch.stack(reconstruction.entropy), torch.stack(reconstruction.commitment)
+    tables = zip(reconstruction.sample_entropy, over_batch(reconstruction.tables), strict=True)
+    entropy = torch.stack([each_cell - table_entropy(level) for each_cell, level in tables])
+    commitment = torch.stack(reconstruction.commitment)
     parts = {"entropy": entropy.mean(), "commitment": commitment.mean(), "residual": reconstruction.residual}
     total = entropy_weight(loss, step) * parts["entropy"] + loss.commitment * (parts["commitment"] + parts["residual"])
     by_level = {"entropy": entropy.detach(), "commitment": commitment.detach()}
@@ -55,13 +64,37 @@ def code_losses(reconstruction: Reconstruction, loss: LossSection, step: int) ->
     return {**parts, **logged, "codes": total}
 
 
-def sample_prefix(
-    batch: int, levels: int, level_dropout: float, generator: torch.Generator, unquantized: float = 0.0
-) -> Tensor:
+def over_batch(tables: Tables, mean: Callable[[Tensor], Tensor]) -> Tables:
+    """Code distributions with the values of the global batch and the gradient of these clips.
+
+    The batch entropy H(p) is a function of p, the mean of the parts' tables p_m. A part's loss is H(p + p_m - sg[p_m]): its
+    value is H(p), its gradient ∂H/∂p · ∂p_m, and the mean of these gradients over the parts is that of H(p). `mean` gives
+    p for p_m, both one flat tensor of all tables, without a gradient.
+    """
+    if not any(tables):
+        return tables
+    flat = flatten(tables)
+    flat = flat + (mean(flat.detach()) - flat.detach())
+    pieces = iter(torch.split(flat, [table.numel() for level in tables for table in level]))
+    return [tuple(next(pieces).view_as(table) for table in level) for level in tables]
+
+
+def flatten(tables: Tables) -> Tensor:
+    """All tables end to end."""
+    return torch.cat([table.flatten() for level in tables for table in level])
+
+
+def sample_prefix(batch: int, levels: int, level_dropout: float, seed: Sequence[int], unquantized: float = 0.0) -> Tensor:
     """(B,) int64: how many levels each clip keeps: all with probability 1 - level_dropout, else uniform in 1 … levels.
 
-    With probability `unquantized` a clip gets 0 instead, which means that its latents pass unquantised.
+    With probability `unquantized` a clip gets 0 instead, which means that its latents pass unquantised. A clip's draw is a
+    function of `seed` and its place in the batch alone.
     """
-    dropped, passed = torch.rand(2, batch, generator=generator, device=generator.device)
-    shorter = torch.randint(1, levels + 1, (batch,), generator=generator, device=generator.device)
-    return torch.where(passed < unquantized, 0, torch.where(dropped < level_dropout, shorter, levels))
+    dropped, passed, shorter = np.random.default_rng(list(seed)).random((batch, 3)).T
+    kept = np.where(dropped < level_dropout, 1 + np.floor(shorter * levels), levels)
+    return torch.from_numpy(np.where(passed < unquantized, 0, kept).astype(np.int64))
+
+
+def level_shares(prefix: Tensor, levels: int) -> tuple[float, ...]:
+    """The part of a batch's clips that keeps each level; a prefix of 0 keeps all."""
+    return tuple(float(((prefix == 0) | (prefix > level)).double().mean()) for level in range(levels))

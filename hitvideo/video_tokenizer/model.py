@@ -12,6 +12,7 @@ the repeats are dropped after decoding (as in VidTok v1.1). So no frame has a sp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from hitvideo.hierarchy import Extent, Grid, Hierarchy
 from hitvideo.settings.video_tokenizer import VideoTokenizerSection
-from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder
+from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder, Recompute
 from hitvideo.video_tokenizer.conv import PIXEL_CHANNELS, Carry
-from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantizer
+from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantized, HierarchicalQuantizer
 
 
 @dataclass
@@ -32,8 +33,10 @@ class Reconstruction:
     """The decoded video, (B, 3, T, H, W), not clamped."""
     codes: list[Tensor]
     """Every level's indices, (B, t, h, w) int64."""
-    entropy: list[Tensor]
-    """Each level's per-sample minus batch entropy in nats; zero outside training and for FSQ."""
+    sample_entropy: list[Tensor]
+    """Each level's mean entropy of a cell's code in nats; zero outside training and for FSQ."""
+    tables: list[tuple[Tensor, ...]]
+    """Each level's mean code distributions, whose entropy is the batch entropy; empty outside training and for FSQ."""
     commitment: list[Tensor]
     """Each level's mean squared distance of normalised latents and signs; zero outside training and for FSQ."""
     residual: Tensor
@@ -43,30 +46,47 @@ class Reconstruction:
 class VideoTokenizer(nn.Module):
     """Causal 3D VAE with a hierarchical quantiser."""
 
-    def __init__(self, section: VideoTokenizerSection, hierarchy: Hierarchy) -> None:
+    def __init__(self, section: VideoTokenizerSection, hierarchy: Hierarchy, recompute: Recompute = "none") -> None:
         super().__init__()
         self.section = section
         self.hierarchy = hierarchy
-        self.encoder = Encoder(section, hierarchy.finest.down)
+        self.encoder = Encoder(section, hierarchy.finest.down, recompute)
         self.quantizer = HierarchicalQuantizer(hierarchy, section.quantizer, section.latent_channels)
-        self.decoder = Decoder(section, hierarchy.finest.down)
+        self.decoder = Decoder(section, hierarchy.finest.down, recompute)
 
-    def forward(self, video: Tensor, prefix: Tensor | None = None) -> Reconstruction:
+    def forward(
+        self,
+        video: Tensor,
+        prefix: Tensor | None = None,
+        shares: Sequence[float] | None = None,
+        decoder_only: bool = False,
+    ) -> Reconstruction:
         """(B, 3, T, H, W) in [-1, 1] → its reconstruction from the first `prefix[b]` levels of clip b.
 
         `prefix` None keeps all levels. A prefix of 0 passes that clip's latents unquantised, which helps early training.
+        `shares`: the part of the global batch's clips that keeps each level, if these clips are a part of it.
+        `decoder_only`: encoder and quantiser keep nothing for the backward pass, and get no gradient.
 
         Raises ConfigError if H or W is not a multiple of the coarsest level's cell.
         """
-        quantized = self.quantizer(self.encoder(self._pad(video)), prefix)
+        with torch.no_grad() if decoder_only else nullcontext():
+            quantized = self.quantize(video, prefix, shares)
         decoded = self.decoder(quantized.latents)  # (B, 3, padded T, H, W)
         return Reconstruction(
             video=decoded[:, :, -video.shape[2] :],
             codes=quantized.codes,
-            entropy=quantized.entropy,
+            sample_entropy=quantized.sample_entropy,
+            tables=quantized.tables,
             commitment=quantized.commitment,
             residual=quantized.residual,
         )
+
+    def quantize(
+        self, video: Tensor, prefix: Tensor | None = None, shares: Sequence[float] | None = None
+    ) -> HierarchicalQuantized:
+        """The first half of `forward`: a video's latents, quantised for training."""
+        quantized: HierarchicalQuantized = self.quantizer(self.encoder(self._pad(video)), prefix, shares)
+        return quantized
 
     @torch.no_grad()
     def encode(self, video: Tensor, levels: int | None = None, chunk: int | None = None) -> list[Tensor]:

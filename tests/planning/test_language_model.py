@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from hitvideo.errors import ConfigError
 from hitvideo.llm.model import LanguageModel
@@ -23,6 +21,7 @@ from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain import language_model_task as program
 from tests.conftest import ROOT
+from tests.planning.memory import live_bytes, peak_above
 from tests.worlds import run_ranks
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
@@ -55,6 +54,21 @@ def test_memory_of_weights_gradients_and_adam(stage: int) -> None:
     assert found.gathered_gib == pytest.approx(share * 2 / GIB if stage == 3 else 0)
     assert found.host_gib == pytest.approx(found.optimizer_gib)
     assert found.checkpoint_gib == pytest.approx(found.parameters * 12 / GIB)
+
+
+def test_memory_at_the_start() -> None:
+    """The largest matrix is the text head or the embedding: entries × width, drawn whole in fp32."""
+    for stage in (1, 3):
+        run = settings(*CLUSTER, "parallel.tensor=2", f"parallel.zero_stage={stage}")
+        found, largest = plan_language_model(run), max(p.numel() for p in meta_model(run).parameters())
+        share = found.parameters / 2
+        assert found.start_host_gib * GIB == pytest.approx(max(4 * largest, share * 2 / 4 if stage == 3 else 0))
+        kept = share * (2 / 4 + 4 / 4 + 4 / 4) if stage == 3 else share * (2 + 4 / 4 + 4)
+        assert found.start_device_gib * GIB == pytest.approx(kept)
+    # one rank: without ZeRO-3 the weights lie twice in memory for a moment, with it one parameter does
+    alone = settings("train.dtype=fp32", "parallel.zero_stage=0", "cluster.devices_per_node=1", "cluster.nodes=1")
+    found = plan_language_model(alone)
+    assert found.start_device_gib * GIB == pytest.approx(found.parameters * 8)
 
 
 def test_traffic_by_hand() -> None:
@@ -116,13 +130,6 @@ def test_every_run_fits_its_devices(path: Path) -> None:
     assert found.binds != "memory"
 
 
-def live_bytes() -> int:
-    """Return the bytes of all CPU tensors in this process."""
-    gc.collect()
-    storages = [t.untyped_storage() for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.device.type == "cpu"]
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
-
-
 def highest(run: PretrainRun) -> tuple[int, int]:
     """Return this rank's bytes of model states between steps, and its peak bytes during a step."""
     before = live_bytes()
@@ -138,14 +145,7 @@ def highest(run: PretrainRun) -> tuple[int, int]:
 
         step()
         held = live_bytes() - before
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as memory:
-            step()
-        above = most = 0
-        for event in sorted(memory.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-            if event.name() == "[memory]":
-                above += event.nbytes()
-                most = max(most, above)
-        return held, held + most
+        return held, held + peak_above(step)
 
 
 MEASURED = [

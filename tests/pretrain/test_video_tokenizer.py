@@ -13,9 +13,9 @@ from hitvideo.data.pack import write_moving_shapes
 from hitvideo.errors import ConfigError
 from hitvideo.runs.directory import read_metrics
 from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
+from hitvideo.video_tokenizer.objective import load_perceptual
 from hitvideo.video_tokenizer.weights import load_video_tokenizer
 from pretrain.video_tokenizer import main
-from pretrain.video_tokenizer_objective import load_perceptual
 from pretrain.video_tokenizer_task import clip_cost
 from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
@@ -84,6 +84,28 @@ def test_the_adversarial_phase(tmp_path: Path, shards: Path, stage: int, world: 
     assert state != [0, 0]
     exported = load_video_tokenizer(tmp_path / "sharp/weights")[0]
     assert exported.encode(torch.zeros(1, 3, 8, 64, 96))[-1].shape == (1, 2, 16, 24)
+
+
+@pytest.mark.parametrize(("stage", "world", "dtype"), [(0, 1, "fp32"), (1, 2, "bf16"), (2, 2, "fp32"), (3, 2, "fp32")])
+def test_the_discriminator_has_its_own_clip_and_learning_rate(
+    tmp_path: Path, shards: Path, stage: int, world: int, dtype: str
+) -> None:
+    """Adam's first moment after one step is 0.1 of the clipped gradient; a step moves no weight by much more than the rate."""
+    game = "loss.adversarial={weight: 0.2, channels: 8, layers: 2, clip: 1e-3, lr: 1e-5}"
+    phases = "phases=[{name: sharp, steps: 2, adversarial: true, lr: 1e-3}]"
+    words = [game, phases, "train.steps=2", "train.warmup_steps=0", "train.clip=0.01", "checkpoint.every=1"]
+    rows = train(tmp_path, shards, "apart", world, *words, f"parallel.zero_stage={stage}", f"train.dtype={dtype}")
+    assert min(row["grad_norm"] for row in rows) > 0.01
+    first, second = (Reader(tmp_path / f"apart/checkpoints/step-{step:08d}") for step in (1, 2))
+    norms, moved = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
+    for name in first.names:
+        judge = name.startswith("discriminator")
+        norms[judge] += first.full(name, "exp_avg").square().sum().item()
+        moved[judge] = max(moved[judge], (second.full(name) - first.full(name)).abs().max().item())
+    assert norms[True] ** 0.5 == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    assert norms[False] ** 0.5 == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert 1e-6 < moved[True] < 3e-5
+    assert moved[False] > 1e-4
 
 
 def test_a_kill_in_the_adversarial_phase_changes_nothing(tmp_path: Path, shards: Path) -> None:
@@ -200,9 +222,63 @@ def test_wrong_phases_are_explained(tmp_path: Path) -> None:
         load_settings_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: large, steps: 8, size: [40, 64]}]", "train.steps=8"])
 
 
+def test_a_decoder_phase_leaves_the_exported_encoder_and_survives_a_kill(tmp_path: Path, shards: Path) -> None:
+    """With an average of the weights: the encoder's is what is exported, and what the decoder learns from."""
+    words = ["train.ema=0.9", "checkpoint.every=2", "checkpoint.keep_last=9", "train.clip=0.1", "train.weight_decay=0.1"]
+    extra = [*words, "phases=[{name: all-levels, steps: 4}, {name: decoder, steps: 4, train: decoder}]"]
+    straight = train(tmp_path, shards, "straight", 1, *extra)
+    assert ["entropy" in row for row in straight] == [True] * 4 + [False] * 4
+    before, during, end = (Reader(tmp_path / f"straight/checkpoints/step-{step:08d}") for step in (4, 6, 8))
+    for name in end.names:
+        still = not name.startswith("video_tokenizer.decoder.")
+        assert torch.equal(before.full(name, "ema"), end.full(name, "ema")) == still, name
+        assert torch.equal(during.full(name), during.full(name, "ema")) == still, name
+    exported = load_video_tokenizer(tmp_path / "straight/weights")[0].encoder.state_dict()
+    assert all(torch.equal(exported[n], before.full(f"video_tokenizer.encoder.{n}", "ema")) for n in exported)
+    for step in (2, 4, 6):
+        copy = tmp_path / f"from-{step}"
+        shutil.copytree(tmp_path / "straight", copy)
+        (copy / "DONE").unlink()
+        for later in range(step + 2, 9, 2):
+            shutil.rmtree(copy / f"checkpoints/step-{later:08d}")
+        (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("name: straight", f"name: from-{step}"))
+        again = train(tmp_path, shards, f"from-{step}", 1, *extra)
+        assert [row["loss"] for row in again] == [row["loss"] for row in straight]
+        resumed = Reader(copy / "checkpoints/step-00000008")
+        for kind in ("fp32", "ema", "exp_avg", "exp_avg_sq"):
+            assert all(torch.equal(resumed.full(name, kind), end.full(name, kind)) for name in end.names), (step, kind)
+
+
+PARITY = [
+    "train.steps=6", "loss.level_dropout=0.5", "loss.entropy=0.1", "loss.adversarial={weight: 0.2, channels: 8, layers: 2}",
+    "phases=[{name: all-levels, steps: 3}, {name: sharp, steps: 3, adversarial: true}]", "train.clip=0.5", "train.lr=1e-3",
+    "train.warmup_steps=0",
+]  # fmt: skip
+LAYOUTS = {
+    "two ranks": (2, "train.micro_batch=4"),
+    "two micro-batches": (1, "train.micro_batch=4"),
+    "two of each": (2, "train.micro_batch=2 parallel.zero_stage=3 parallel.activation_checkpointing=selective"),
+    "no stage": (2, "train.micro_batch=4 parallel.zero_stage=0"),
+}
+
+
+def test_every_layout_gives_the_numbers_of_one_process(tmp_path: Path, shards: Path) -> None:
+    """Entropy, prefixes, discriminator and its clip: every loss and the norm, with 1 and 2 ranks and micro-batches each."""
+    words = [*PARITY, "loss.perceptual={weight: 0.1, frames: 3, weights: '" + str(tmp_path / "lpips") + "'}"]
+    write_lpips_weights(tmp_path / "lpips")
+    one = train(tmp_path, shards, "one", 1, *words, "train.micro_batch=8")
+    assert max(row["grad_norm"] for row in one) > 0.5, "the norm is clipped in some step"
+    own_batch = {"used", "balance", "validation", "tokens", "mfu", "data", "damaged"}
+    for name, (world, layout) in LAYOUTS.items():
+        rows = train(tmp_path, shards, name.replace(" ", "-"), world, *words, *layout.split())
+        for mine, theirs in zip(one, rows, strict=True):
+            for key in mine:
+                if key.split("_")[0] not in own_batch:
+                    assert theirs[key] == pytest.approx(mine[key], rel=1e-5, abs=1e-7), (name, mine["step"], key)
+
+
 @pytest.mark.slow
 def test_zero_stages_agree_on_two_ranks(tmp_path: Path, shards: Path) -> None:
-    """Level dropout is drawn for each rank, so worlds differ in what they drop; stages of one world may not differ."""
     one = train(tmp_path, shards, "stage1", 2, "parallel.zero_stage=1")
     for stage in (2, 3):
         other = train(tmp_path, shards, f"stage{stage}", 2, f"parallel.zero_stage={stage}")

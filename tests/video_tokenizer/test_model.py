@@ -12,8 +12,9 @@ from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.metrics.code_use import code_use
 from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
+from hitvideo.video_tokenizer.autoencoder import Recompute
 from hitvideo.video_tokenizer.conv import Block
-from hitvideo.video_tokenizer.losses import code_losses, distances, entropy_weight, sample_prefix
+from hitvideo.video_tokenizer.losses import code_losses, distances
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from hitvideo.video_tokenizer.weights import (
     CONFIG_FILE,
@@ -182,42 +183,44 @@ def test_bad_files_are_explained(video_tokenizer: VideoTokenizer, tmp_path: Path
         load_video_tokenizer(tmp_path)
 
 
-def test_entropy_weight_falls_linearly() -> None:
-    loss = LossSection(entropy=0.1, entropy_boost=3, entropy_anneal_steps=100)
-    assert [round(entropy_weight(loss, step), 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
-    assert entropy_weight(loss.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
-
-
-def test_losses_are_weighted_sums(video_tokenizer: VideoTokenizer) -> None:
-    video_tokenizer.train()
-    loss = LossSection(l1=1, l2=2, log_l2=0.5, entropy=0.1, entropy_anneal_steps=0, commitment=0.25)
-    video = video_of(8)
-    reconstruction = video_tokenizer(video)
-    parts = distances(reconstruction.video, video, loss)
-    codes = code_losses(reconstruction, loss, 0)
-    each = [(reconstruction.video[b] - video[b]).square().mean() for b in range(len(video))]
-    torch.testing.assert_close(parts["log_l2"], torch.stack([(mse + 2e-4).log() for mse in each]).mean())
-    torch.testing.assert_close(parts["distance"], parts["l1"] + 2 * parts["l2"] + 0.5 * parts["log_l2"])
-    expected = 0.1 * codes["entropy"] + 0.25 * (codes["commitment"] + codes["residual"])
-    torch.testing.assert_close(codes["codes"], expected)
-    torch.testing.assert_close(parts["l1"], (reconstruction.video - video).abs().mean())
-    torch.testing.assert_close(parts["l2"], (reconstruction.video - video).square().mean())
-
-
 def test_code_use() -> None:
     codes = [torch.tensor([0b00, 0b01, 0b01, 0b11]).view(2, 1, 1, 2), torch.full((2, 2, 1, 1), 0b100)]
     found = {name: value.item() for name, value in code_use(codes, [2, 3]).items()}
     assert found == {"used_level_0": 3, "balance_level_0": 0.25, "used_level_1": 1, "balance_level_1": 0}
 
 
-def test_sample_prefix() -> None:
-    generator = torch.Generator().manual_seed(0)
-    assert sample_prefix(100, 4, 0.0, generator).eq(4).all()
-    counts = torch.bincount(sample_prefix(40_000, 4, 0.5, generator), minlength=5) / 40_000
-    torch.testing.assert_close(counts, torch.tensor([0, 0.125, 0.125, 0.125, 0.625]), rtol=0, atol=0.01)
-    assert sample_prefix(100, 4, 0.5, generator, unquantized=1.0).eq(0).all()
-    again = [sample_prefix(8, 4, 1.0, torch.Generator().manual_seed(7)) for _ in range(2)]
-    assert torch.equal(*again)
+@pytest.mark.parametrize("recompute", ["selective", "block"])
+def test_recomputing_changes_no_gradient(recompute: Recompute) -> None:
+    video, found = video_of(8), []
+    for kind in ("none", recompute):
+        torch.manual_seed(0)
+        model = VideoTokenizer(SMALL, HIERARCHY, kind).train()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)  # blocks start as the identity
+        kept = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = whole_loss(model(video), video)
+        loss.backward()
+        found.append(({name: p.grad for name, p in model.named_parameters()}, kept))
+    (plain, all_kept), (again, some_kept) = found
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert some_kept < all_kept
+
+
+def test_a_decoder_alone_keeps_nothing_of_the_encoder(video_tokenizer: VideoTokenizer) -> None:
+    video, prefix = video_of(8), torch.tensor([4, 2])
+    video_tokenizer.train()
+    whole, alone = video_tokenizer(video, prefix), video_tokenizer(video, prefix, decoder_only=True)
+    assert torch.equal(whole.video, alone.video)
+    alone.video.square().mean().backward()
+    for name, parameter in video_tokenizer.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("decoder"), name
 
 
 def test_tiny_preset_has_its_size() -> None:
