@@ -6,4 +6,4 @@
 #SBATCH --output=slurm/logs/%x-%j.out
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
-srun --cpus-per-task="$CPUS" hitvideo generate "$@"
+"${SRUN[@]}" "${PREFIX[@]}" hitvideo generate "$@"

@@ -1,10 +1,11 @@
 #!/bin/bash
 # sbatch slurm/pretrain_3b.sh data.manifest=tokens/manifest.json run.name=my-3b
 # Further section.key=value words override the run's settings; sbatch options (--nodes, --time …) override the lines below.
+# If your site has no --gpus-per-node: sbatch --gpus-per-node=0 --gres=gpu:8 …
 #SBATCH --job-name=pretrain-3b
-#SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=96 --exclusive
+#SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --mem=0 --exclusive
 #SBATCH --time=24:00:00 --requeue --open-mode=append --signal=B:USR1@600
-#SBATCH --output=slurm/logs/%x-%j.out
+#SBATCH --output=slurm/logs/pretrain-3b-%j.out
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
 source "$SLURM_SUBMIT_DIR/slurm/launch.sh"

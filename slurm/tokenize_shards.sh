@@ -7,4 +7,4 @@
 #SBATCH --output=slurm/logs/%x-%A_%a.out
 set -uo pipefail
 source "$SLURM_SUBMIT_DIR/slurm/env.sh"
-srun --cpus-per-task="$CPUS" python -m tokenize_shards "$@"
+"${SRUN[@]}" "${PREFIX[@]}" python -m tokenize_shards "$@"

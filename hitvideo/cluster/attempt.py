@@ -1,14 +1,15 @@
-"""One attempt of a Slurm job: who owns the run, which nodes are unfit, what failed, whether to requeue.
+"""One attempt of a Slurm job: who owns the run, which nodes are unfit, what failed, whether to go on.
 
     python -m hitvideo.cluster.attempt begin RUN.yaml key=value …       takes the run over and prints its directory
-    python -m hitvideo.cluster.attempt unfit FOLDER HOST …              prints the hosts whose pre-flight failed or is missing
-    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED     logs what happened; exits with 0: done, 75: requeue,
-                                                                        anything else: give up
+    python -m hitvideo.cluster.attempt unfit|exclude|numa FOLDER HOST … what the pre-flight's reports say (nodes.py)
+    python -m hitvideo.cluster.attempt end RUN_DIRECTORY CODE ASKED     logs what happened; exits with 0: done, 75: go on,
+                                                                        anything else: give up. CODE `unfit`: too few fit nodes
+    scontrol show job -o JOB | python -m hitvideo.cluster.attempt options GPUS HOST,…       options to submit it again
 
-`slurm/launch.sh` calls these three from the batch script. They are light, so wrong settings fail within seconds.
+`slurm/launch.sh` calls these from the batch script. They are light, so wrong settings fail within seconds.
 
     runs/NAME/OWNER                      the attempt that may write: JOB.RESTART
-    runs/NAME/attempts/JOB.RESTART/      pre-flight reports by host, faults by rank
+    runs/NAME/attempts/JOB.RESTART/      pre-flight reports by node, faults by rank; `chain` and `devices`: two settings
     runs/NAME/attempts.jsonl             one line for every attempt that ended: its code, the newest checkpoint
 """
 
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo.checkpoints.listing import complete
+from hitvideo.cluster.nodes import excludable, numa_binding, unfit
+from hitvideo.cluster.preflight import TRAINS_ON
+from hitvideo.cluster.resubmit import options_of_a_job
 from hitvideo.files import replace_file
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.ownership import ENVIRONMENT
@@ -30,9 +34,11 @@ from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
 from hitvideo.settings.programs import TokenizeRun, check_layout, load_settings
 
 MOST_RESTARTS = 20
-MOST_IDLE_FAULTS, MOST_IDLE_STOPS = 2, 3
-"""Attempts in a row that may end without a new checkpoint. A job may be preempted twice before its first step, but with a
-time limit shorter than the lead of its signal it would be requeued forever."""
+MOST_IDLE = {"fault": 2, "stop": 3, "unfit": 4}
+"""Attempts of one kind that may end without a new checkpoint. A job may be preempted twice before its first step, but with a
+time limit shorter than the lead of its signal it would be requeued forever. A broken node says little about the run."""
+CHAIN = "HITVIDEO_CHAIN"
+"""Names in the environment the first of several jobs each of which submitted the next."""
 _SHOWN_OF_A_TRACEBACK = 12
 
 
@@ -45,22 +51,10 @@ def begin(words: Sequence[str]) -> Path:
     (run.attempts / _me()).mkdir(parents=True, exist_ok=True)
     replace_file(run.owner, _me() + "\n")
     run.stop.unlink(missing_ok=True)
+    if not isinstance(settings, TokenizeRun):
+        (run.attempts / _me() / "chain").write_text(settings.cluster.slurm.chain + "\n")
+        (run.attempts / _me() / TRAINS_ON).write_text(settings.cluster.trains_on + "\n")
     return run.path
-
-
-def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
-    """Host → why it must not train, from the reports that `hitvideo.cluster.preflight` left in `folder`."""
-    reports = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    bad = {host: "its pre-flight did not report" for host in hosts if host not in reports}
-    bad |= {host: "; ".join(report["faults"]) for host, report in reports.items() if report["faults"]}
-    kinds: dict[str, list[str]] = {}
-    for host, report in reports.items():
-        kinds.setdefault(json.dumps(report["versions"], sort_keys=True), []).append(host)
-    usual = max(kinds.values(), key=len, default=[])
-    for versions, group in kinds.items():
-        if group is not usual:
-            bad |= {host: f"has other packages than the {len(usual)} others: {versions}" for host in group if host not in bad}
-    return bad
 
 
 def first_fault(folder: Path) -> dict[str, Any] | None:
@@ -69,38 +63,57 @@ def first_fault(folder: Path) -> dict[str, Any] | None:
     return min(faults, key=lambda fault: float(fault["time"]), default=None)
 
 
-def end(path: Path, code: int, asked: bool) -> int:
+def end(path: Path, code: int | None, asked: bool) -> int:
     """Decide what happens after an attempt at the run in `path`, and log why; returns the exit code of the job.
 
-    Only DONE means done: srun may return 0 after a node failure, and 143 for any fault. `asked`: Slurm asked it to stop.
+    Only DONE means done: srun may return 0 after a node failure, and 143 for any fault. None: no ranks were started, because
+    too few nodes were fit. `asked`: Slurm asked it to stop.
     """
     run = RunDirectory(path)
     if run.done:
         return EXIT_DONE
     fault = first_fault(run.attempts / _me())
+    kind = "stop" if asked else "unfit" if code is None else "fault"
     if fault:
         _say(f"the first fault of all ranks: rank {fault['rank']} on {fault['host']}: {fault['what']}")
         _say("".join(fault["traceback"][-_SHOWN_OF_A_TRACEBACK:]).rstrip())
         if fault["refused"]:
             return EXIT_USER
-    elif not asked:
+    elif kind == "fault":
         _say(f"no rank left a traceback (code {code}): killed from outside, out of memory, or its node is lost")
-    earlier = [json.loads(line) for line in run.attempts_log.read_text().splitlines()] if run.attempts_log.is_file() else []
+    lines = run.attempts_log.read_text().splitlines() if run.attempts_log.is_file() else []
+    earlier = [row for row in map(json.loads, lines) if row.get("chain") == _chain()]
     newest = next((checkpoint.name for checkpoint in reversed(complete(run.checkpoints))), "")
+    row = {"attempt": _me(), "chain": _chain(), "kind": kind, "code": code, "asked": asked, "checkpoint": newest}
     with run.attempts_log.open("a") as file:
-        file.write(json.dumps({"attempt": _me(), "code": code, "asked": asked, "checkpoint": newest}) + "\n")
+        file.write(json.dumps(row) + "\n")
     most = int(os.environ.get("MOST_RESTARTS", str(MOST_RESTARTS)))
-    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= most:
+    if _restarts(earlier) >= most:
         _say(f"restarted {most} times (MOST_RESTARTS): not requeued")
         return EXIT_FAULT
-    idle = 1 + sum(1 for _ in takewhile(lambda before: before["checkpoint"] == newest, reversed(earlier)))
-    if idle >= (MOST_IDLE_STOPS if asked else MOST_IDLE_FAULTS):
+    since = takewhile(lambda before: before["checkpoint"] == newest, reversed(earlier))
+    idle = 1 + sum(before["kind"] == kind for before in since)
+    if idle >= MOST_IDLE[kind]:
         _say(f"{idle} attempts without a new checkpoint (still {newest or 'none'}): not requeued")
         if asked:
             _say("each was asked to stop before its first step: is --time longer than the lead of --signal=B:USR1@SECONDS?")
         return EXIT_FAULT
-    _say("asked to stop by a signal: requeued" if asked else f"ended with code {code}: requeued")
+    why = {"stop": "asked to stop by a signal", "unfit": "too few fit nodes", "fault": f"ended with code {code}"}
+    _say(f"{why[kind]}: requeued")
     return EXIT_STOPPED
+
+
+def _restarts(earlier: Sequence[dict[str, Any]]) -> int:
+    """Restarts so far, without those after a stop on request that left a new checkpoint: each time limit ends with one."""
+    stops = 0
+    for before, row in zip([{"checkpoint": ""}, *earlier], earlier, strict=False):
+        stops += row["kind"] == "stop" and row["checkpoint"] != before["checkpoint"]
+    return max(int(os.environ.get("SLURM_RESTART_COUNT", "0")), len(earlier)) - stops
+
+
+def _chain() -> str:
+    """The job that this attempt belongs to: the first, if jobs submitted each other."""
+    return os.environ.get(CHAIN) or _me().partition(".")[0]
 
 
 def _me() -> str:
@@ -112,21 +125,29 @@ def _say(text: str) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Run one of the three commands of the module's docstring."""
+    """Run one of the commands of the module's docstring."""
     command, *rest = words or [""]
     if command == "begin" and rest:
         print(begin(rest))
-        return EXIT_DONE
-    if command == "unfit" and rest:
-        bad = unfit(Path(rest[0]), rest[1:])
-        for host, reason in bad.items():
-            _say(f"{host} is unfit: {reason}")
-        print(",".join(sorted(bad)))
-        return EXIT_DONE
-    if command == "end" and len(rest) == 3:
-        return end(Path(rest[0]), int(rest[1]), rest[2] == "1")
-    print(__doc__, file=sys.stderr)
-    return EXIT_USER
+    elif command in ("unfit", "exclude", "numa") and rest:
+        folder, hosts = Path(rest[0]), rest[1:]
+        if command == "numa":
+            print(numa_binding(folder, hosts))
+        elif command == "exclude":
+            print(",".join(excludable(folder, hosts)))
+        else:
+            bad = unfit(folder, hosts)
+            for host, reason in bad.items():
+                _say(f"{host} is unfit: {reason}")
+            print(",".join(sorted(bad)))
+    elif command == "end" and len(rest) == 3:
+        return end(Path(rest[0]), None if rest[1] == "unfit" else int(rest[1]), rest[2] == "1")
+    elif command == "options" and len(rest) == 2:
+        print("\n".join(options_of_a_job(sys.stdin.read(), *rest)))
+    else:
+        print(__doc__, file=sys.stderr)
+        return EXIT_USER
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hitvideo.cluster.machine import LEAST_CPUS
 from hitvideo.files import process_name
 
 PACKAGES = (
@@ -19,12 +20,12 @@ _MIB = 1 << 20
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-def machine_checks(devices: int) -> dict[str, Callable[[], None]]:
-    """Name → a check that raises if the machine fails it. `devices`: the GPUs wanted, if there are any."""
+def machine_checks(devices: int, needed: bool = False) -> dict[str, Callable[[], None]]:
+    """Name → a check that raises if the machine fails it. `devices`: the GPUs wanted, if there are any or they are needed."""
     return {
         "temporary folder": lambda: check_folder(Path(tempfile.gettempdir()), _MIB),
         "shared memory": lambda: check_folder(_SHARED_MEMORY, 8 * _MIB),
-        "devices": lambda: check_devices(devices),
+        "devices": lambda: check_devices(devices, needed),
         "decoder": check_decoder,
     }
 
@@ -55,18 +56,26 @@ def check_folder(folder: Path, size: int = _MIB) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_devices(wanted: int) -> None:
-    """Multiply two matrices on every GPU; on a machine without GPUs, on the CPU."""
+def check_devices(wanted: int, needed: bool) -> None:
+    """Multiply two matrices on every GPU; on a machine without GPUs, unless they are needed, on the CPU."""
     import torch
 
     found = torch.cuda.device_count()
-    if found and found < wanted:
-        raise RuntimeError(f"{found} of {wanted} GPUs are visible")
+    if found < wanted and (found or needed):
+        why = "" if found else f"; torch {torch.__version__} may not fit the driver, or the container hides them"
+        raise RuntimeError(f"{found} of {wanted} GPUs are visible{why}")
     devices = [torch.device("cuda", number) for number in range(wanted)] if found else [torch.device("cpu")]
     for device in devices:
         ones = torch.ones(512, 512, device=device)
         if not torch.equal(ones @ ones, torch.full_like(ones, 512)):
             raise RuntimeError(f"{device} multiplies wrong")
+
+
+def check_cpus(ranks: int) -> None:
+    """Whether the node's ranks have the CPU cores they need: with too few, a run is slow without any error."""
+    cpus = len(os.sched_getaffinity(0))
+    if cpus < LEAST_CPUS * ranks:
+        raise RuntimeError(f"the job may use {cpus} CPUs for {ranks} ranks, which need {LEAST_CPUS} each; ask for more a task")
 
 
 def check_decoder() -> None:

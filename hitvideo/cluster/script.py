@@ -27,7 +27,8 @@ def cluster_words(path: Path) -> list[str]:
     content = config.resolve(path)
     if set(content) != {"cluster"}:
         raise ConfigError(f"{path}: a cluster file holds one section, 'cluster'; this one holds {sorted(content)}")
-    return [f"{key}={json.dumps(value)}" for key, value in config.flat(content).items()]  # JSON is YAML: '10' stays a string
+    values = {key: "null" if value is None else value for key, value in config.flat(content).items()}
+    return [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in values.items()]  # JSON is YAML
 
 
 def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
@@ -55,14 +56,17 @@ def checked(run: Path, words: Sequence[str]) -> VideoTokenizerRun | PretrainRun:
 
 def script(run: Path, words: Sequence[str], nodes: int) -> str:
     """The sbatch script, with every user-given word quoted for the shell."""
-    settings = checked(run, [f"cluster.nodes={nodes}", *words])
-    site = settings.cluster.slurm
+    settings = checked(run, [*words, f"cluster.nodes={nodes}"])
+    site, devices = settings.cluster.slurm, settings.cluster.devices_per_node
+    gpus = f"{site.gpu_type}:{devices}" if site.gpu_type else str(devices)
     options = {
         "job-name": settings.run.name,
         "nodes": nodes + site.spares,
         "ntasks-per-node": 1,
-        "gpus-per-node": settings.cluster.devices_per_node,
+        "gpus-per-node": gpus if site.gpu_option == "gpus-per-node" else None,
+        "gres": f"gpu:{gpus}" if site.gpu_option == "gres" else None,
         "cpus-per-task": site.cpus_per_node,
+        "mem": site.mem,
         "time": site.time,
         "signal": f"B:USR1@{site.grace_seconds}",
         "open-mode": "append",
@@ -71,10 +75,13 @@ def script(run: Path, words: Sequence[str], nodes: int) -> str:
         "account": site.account,
         "qos": site.qos,
     }
-    lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None)]
-    lines += ["#SBATCH --requeue --exclusive", "set -uo pipefail", 'source "$SLURM_SUBMIT_DIR/slurm/env.sh"']
+    flags = ["--requeue" if site.chain == "requeue" else "--no-requeue"]
+    flags += [*(["--exclusive"] if site.exclusive else []), *site.extra]
+    written = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in [*written, *flags])]
+    lines += ["set -uo pipefail", f"PROCESSES_PER_NODE={devices}"]
     lines += [f"SPARES={site.spares}"] if site.spares else []
-    lines += ['source "$SLURM_SUBMIT_DIR/slurm/launch.sh"']
+    lines += [f'source "$SLURM_SUBMIT_DIR/slurm/{name}.sh"' for name in ("env", "launch")]
     return "\n".join([*lines, shlex.join(["launch", COMMANDS[settings.program], str(run), *words])]) + "\n"
 
 

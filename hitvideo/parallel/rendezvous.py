@@ -11,7 +11,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
-_FIRST_PORT, _PORTS = 20000, 20000
+_FIRST_PORT, _PORTS = 20000, 12000  # as in slurm/env.sh; from 32768 on, Linux gives a port to any program
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:

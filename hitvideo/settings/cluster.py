@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hitvideo.config import Fraction, Positive, Section
-from hitvideo.errors import ConfigError
+from hitvideo.config import Count, Fraction, Positive, Section
+from hitvideo.errors import ConfigError, short
+from hitvideo.settings.paths import Expanded
 
 
 def slurm_seconds(limit: str) -> int | None:
@@ -28,27 +30,48 @@ def slurm_seconds(limit: str) -> int | None:
 class SlurmSection(Section):
     """The #SBATCH lines that `hitvideo slurm` writes; null leaves a line out."""
 
-    partition: str | None = None
+    partition: Expanded | None = None
     """Slurm partition to submit to."""
-    account: str | None = None
+    account: Expanded | None = None
     """Slurm account to charge."""
-    qos: str | None = None
+    qos: Expanded | None = None
     """Slurm quality of service."""
     time: str = "24:00:00"
     """Time limit of one attempt, in Slurm's format. The job saves before it, requeues itself and resumes."""
     grace_seconds: Positive = 600
     """How long before the limit the job is signalled to save; allow for twice the time of a step and a save."""
     cpus_per_node: Positive | None = None
-    """CPU cores per node."""
-    spares: int = Field(0, ge=0)
+    """CPU cores per node; null: all of them, if the job is exclusive."""
+    gpu_option: Literal["gpus-per-node", "gres"] | None = "gpus-per-node"
+    """The option that asks for GPUs; null: none, for sites where an exclusive job gets all without asking."""
+    gpu_type: Expanded | None = None
+    """Type of the GPUs, as in `--gpus-per-node=h100:8`; null: any."""
+    mem: Expanded | None = "0"
+    """Memory per node, as in `--mem=500G`; 0: all of it. An exclusive job gets no more than it asks for."""
+    exclusive: bool = True
+    """Whether the job shares its nodes with no other."""
+    chain: Literal["requeue", "resubmit"] = "requeue"
+    """How a job goes on after its time limit or a fault: Slurm requeues it or, if the site forbids that, it submits itself
+    again as a new job (which also happens if a requeue is refused)."""
+    extra: tuple[str, ...] = ()
+    """Further #SBATCH options, such as `[--constraint=h100&ib, --mail-type=END]`."""
+    spares: Count = 0
     """Extra nodes that replace those whose pre-flight check fails."""
 
-    @field_validator("partition", "account", "qos", "time")
+    @field_validator("partition", "account", "qos", "time", "gpu_type", "mem")
     @classmethod
     def _one_word(cls, word: str | None) -> str | None:
         if word is not None and not re.fullmatch(r"[\w.,:+-]+", word):
             raise ConfigError("must be one word of letters, digits and . , : + - (it goes into an #SBATCH line)")
         return word
+
+    @field_validator("extra")
+    @classmethod
+    def _one_option_each(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            if not re.fullmatch(r"--[a-z][\w-]*(=[^\r\n]*)?", option):
+                raise ConfigError(f"{short(option)} is not an option of sbatch; write --name or --name=value")
+        return options
 
     @model_validator(mode="after")
     def _longer_than_its_grace(self) -> SlurmSection:
@@ -61,6 +84,9 @@ class SlurmSection(Section):
         return self
 
 
+_A_CPUS_PEAK = 10  # TFLOP/s
+
+
 class ClusterSection(Section):
     """The machine a run is planned for; MFU and `hitvideo plan` use it."""
 
@@ -68,6 +94,9 @@ class ClusterSection(Section):
     """Nodes that train."""
     devices_per_node: Positive = 1
     """GPUs (or CPU processes) per node."""
+    devices: Literal["gpu", "cpu"] | None = None
+    """What trains; null: GPUs, if peak_tflops is above that of any CPU, 10. A job whose nodes were given GPUs, but show none,
+    trains on the CPU only if this is cpu."""
     peak_tflops: float = Field(gt=0)
     """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
     memory_gib: float = Field(gt=0)
@@ -79,3 +108,7 @@ class ClusterSection(Section):
     assumed_mfu: Fraction = 0.4
     """Share of the peak that the plan assumes a step reaches."""
     slurm: SlurmSection = SlurmSection()
+
+    @property
+    def trains_on(self) -> Literal["gpu", "cpu"]:
+        return self.devices or ("gpu" if self.peak_tflops > _A_CPUS_PEAK else "cpu")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from hitvideo.cluster import attempt
+from hitvideo.cluster.nodes import unfit
 from hitvideo.errors import ConfigError
 from hitvideo.runs import ownership
 from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.programs import PretrainRun, load_settings_as
-from tests.samples import ROOT
+from tests.conftest import ROOT
 
 TINY = str(ROOT / "yaml_configs/pretrain/tiny.yaml")
 
@@ -151,7 +153,7 @@ def test_unfit_nodes(tmp_path: Path) -> None:
     report(tmp_path, "n2", faults=("device: RuntimeError: 7 of 8 GPUs are visible",))
     report(tmp_path, "n3", torch="1")
     report(tmp_path, "n4")
-    bad = attempt.unfit(tmp_path, ["n1", "n2", "n3", "n4", "n5"])
+    bad = unfit(tmp_path, ["n1", "n2", "n3", "n4", "n5"])
     assert bad.keys() == {"n2", "n3", "n5"}
     assert bad["n2"] == "device: RuntimeError: 7 of 8 GPUs are visible"
     assert "has other packages than the 3 others" in bad["n3"]
@@ -164,3 +166,63 @@ def test_the_command_prints_what_a_script_can_use(run: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == "n2,n3\n"
     assert attempt.main(["end", str(run), "1", "0"]) == EXIT_STOPPED
     assert attempt.main([]) == EXIT_USER
+
+
+def test_attempts_without_enough_fit_nodes_are_counted(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        become(monkeypatch, f"7.{number}")
+        assert attempt.main(["end", str(run), "unfit", "0"]) == EXIT_STOPPED
+    become(monkeypatch, "7.3")
+    assert attempt.end(run, 1, asked=False) == EXIT_STOPPED, "the first fault of the ranks"
+    become(monkeypatch, "7.4")
+    assert attempt.end(run, None, asked=False) == EXIT_FAULT
+    assert "4 attempts without a new checkpoint" in capsys.readouterr().err
+    kinds = [json.loads(line)["kind"] for line in (run / "attempts.jsonl").read_text().splitlines()]
+    assert kinds == ["unfit", "unfit", "unfit", "fault", "unfit"]
+
+
+def test_restarts_at_each_time_limit_are_not_bounded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOST_RESTARTS", "2")
+    for number in range(6):
+        become(monkeypatch, f"7.{number}")
+        checkpoint(run, 10 * (number + 1))
+        assert attempt.end(run, 75, asked=True) == EXIT_STOPPED
+    for number in (6, 7):
+        become(monkeypatch, f"7.{number}")
+        checkpoint(run, 10 * (number + 1))
+        assert attempt.end(run, 1, asked=False) == EXIT_STOPPED
+    become(monkeypatch, "7.8")
+    assert attempt.end(run, 1, asked=False) == EXIT_FAULT
+
+
+def test_jobs_that_submit_each_other_are_one_chain(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(attempt.CHAIN, "7")
+    assert attempt.end(run, 1, asked=False) == EXIT_STOPPED
+    become(monkeypatch, "8.0")
+    assert attempt.end(run, 1, asked=False) == EXIT_FAULT, "two faults without a checkpoint"
+    monkeypatch.delenv(attempt.CHAIN)
+    become(monkeypatch, "9.0")
+    assert attempt.end(run, 1, asked=False) == EXIT_STOPPED, "a person submitted it again: a new chain"
+
+
+@pytest.mark.parametrize(
+    ("words", "chain", "devices"),
+    [
+        ([], "requeue", "cpu"),
+        (["cluster.slurm.chain=resubmit", "cluster.peak_tflops=989"], "resubmit", "gpu"),
+        (["cluster.devices=cpu", "cluster.peak_tflops=989"], "requeue", "cpu"),
+        (["cluster.devices=gpu"], "requeue", "gpu"),
+    ],
+)
+def test_the_script_and_the_pre_flight_learn_settings(run: Path, words: list[str], chain: str, devices: str) -> None:
+    attempt.begin([TINY, f"run.root={run.parent}", "run.name=x", *words])
+    folder = run / "attempts/7.0"
+    assert ((folder / "chain").read_text(), (folder / "devices").read_text()) == (f"{chain}\n", f"{devices}\n")
+
+
+def test_options_are_printed_a_line_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("JobId=3 NumNodes=2 TresPerNode=gres:gpu:4"))
+    assert attempt.main(["options", "4", "n1"]) == 0
+    assert "--gpus-per-node=4" in capsys.readouterr().out.splitlines()

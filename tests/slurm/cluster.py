@@ -65,8 +65,10 @@ MinJobAge=900
 JobRequeue=1
 PropagateResourceLimits=NONE
 GresTypes=gpu
-PartitionName=tests Nodes=ALL Default=YES MaxTime=UNLIMITED DefaultTime=10 State=UP
 """
+PARTITION = "PartitionName={name} Nodes={nodes} Default={default} MaxTime=UNLIMITED DefaultTime=10 State=UP\n"
+RENAMED, HOST = "compute-1", "ip-10-77-0-250"
+"""A node alone in its partition, `renamed`, whose name in Slurm is no host's, as on cloud nodes."""
 
 
 def missing() -> str | None:
@@ -87,13 +89,13 @@ def _tool(name: str) -> str:
 
 
 class Cluster:
-    """Nodes n1 … nN, up inside a `with`."""
+    """Nodes n1 … nN and RENAMED, up inside a `with`."""
 
     def __init__(self, nodes: int) -> None:
         # munge wants folders that everybody may enter, and a socket's path may have 108 bytes: not pytest's own folder
         self.base = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.base.chmod(0o755)
-        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        self.nodes = [*(f"n{number}" for number in range(1, nodes + 1)), RENAMED]
         self.namespaces = os.geteuid() == 0
         cgroup = self.namespaces and os.access("/sys/fs/cgroup/freezer/cgroup.procs", os.W_OK)
         self.tracking = "proctrack/cgroup" if cgroup else "proctrack/linuxproc"
@@ -150,13 +152,16 @@ class Cluster:
         )  # fmt: skip
         gres = []
         for number, node in enumerate(self.nodes, start=1):
-            where = "Port=16818" if self.namespaces else f"NodeHostname={host} NodeAddr=127.0.0.1 Port={16820 + number}"
+            where = "Port=16818" + (f" NodeHostname={HOST} NodeAddr=10.77.0.{number}" if node == RENAMED else "")
+            where = where if self.namespaces else f"NodeHostname={host} NodeAddr=127.0.0.1 Port={16820 + number}"
             text += f"NodeName={node} {where} {hardware}\n"
             gres.append(f"NodeName={node} Name=gpu {gpus}\n")
+        text += PARTITION.format(name="tests", nodes=",".join(node for node in self.nodes if node != RENAMED), default="YES")
+        text += PARTITION.format(name="renamed", nodes=RENAMED, default="NO")
         self.conf.write_text(text)
         (self.base / "etc/gres.conf").write_text("".join(gres))
         lines = ["127.0.0.1 localhost", "10.77.0.254 ctl"]
-        lines += [f"10.77.0.{number} {node}" for number, node in enumerate(self.nodes, start=1)]
+        lines += [f"10.77.0.{number} {_host(node)}" for number, node in enumerate(self.nodes, start=1)]
         (self.base / "etc/hosts").write_text("\n".join(lines) + "\n")
 
     def _network(self) -> None:
@@ -216,7 +221,7 @@ class Cluster:
             return
         boot = ENTER + 'slurmd -f "$SLURM_CONF"; while :; do sleep 0.5 & wait; done'
         keeper = ["nsenter", f"--net=/run/netns/{self._prefix}-{node}", "unshare", "--uts", "--mount", "--pid", "--fork",
-                  "--kill-child", "--mount-proc", "bash", "-c", boot, "_", node, str(self.base)]  # fmt: skip
+                  "--kill-child", "--mount-proc", "bash", "-c", boot, "_", _host(node), str(self.base)]  # fmt: skip
         log = (self.base / f"log/boot.{node}.log").open("ab")
         self._keepers[node] = subprocess.Popen(
             keeper, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -338,6 +343,10 @@ def logs_on_failure(folder: Path) -> Iterator[None]:
             if path.stat().st_mtime >= since:
                 print(f"--- {path}\n{path.read_text(errors='replace')[-4000:]}")
         raise
+
+
+def _host(node: str) -> str:
+    return HOST if node == RENAMED else node
 
 
 def _ip(*words: str) -> None:

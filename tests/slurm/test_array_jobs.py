@@ -52,7 +52,7 @@ def test_an_array_that_loses_elements_and_a_node(cluster: Cluster, tmp_path: Pat
         states = {cluster.job(f"{job}_{element}").get("JobState") for element in range(8)}
         assert "CANCELLED" in states
         cluster.power_on(lost)
-        again = cluster.submit("--array=0-7%4", *line, cwd=ROOT)
+        again = cluster.submit("--array=3,7,12", *line, cwd=ROOT)  # any numbers: each helps the others
         until(lambda: not cluster.run("squeue", "-h", "-j", again).stdout.strip(), "the second array's end", timeout=240)
     assert digests(tmp_path / "array") == digests(tmp_path / "quiet")
 

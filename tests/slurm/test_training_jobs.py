@@ -110,8 +110,15 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
                              "run.name=chaos", cwd=ROOT)  # fmt: skip
         until(lambda: steps_of(run) > 25 and (run / "mlflow_run_id").is_file(), "training under way, and tracked")
         mlflow_run = (run / "mlflow_run_id").read_text()
+        # Slurm looks at time limits every 30 s, in which a fast machine would finish: the ranks wait for its signal.
+        ranks = [pid for node in ("n1", "n2") for pid in cluster.ranks(node, "pretrain").values()]
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
         set_limit(cluster, job, minutes=10)  # within the 600 s of --signal=B:USR1@600
-        until(lambda: restarts(cluster, job) == 1, "told by Slurm that its time ends, and requeued")
+        until((run / "STOP").is_file, "told by Slurm that its time ends")
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: restarts(cluster, job) == 1, "stopped and requeued")
         set_limit(cluster, job, minutes=30)
 
         stopped_at = newest(run)
@@ -128,6 +135,7 @@ def test_a_run_that_is_stopped_killed_and_loses_a_node(cluster: Cluster, manifes
         until(lambda: restarts(cluster, job) == 3, "requeued after the node was lost")
         done = cluster.wait(job, "COMPLETED")
         assert "n2" not in done["NodeList"], "it went on on a spare node"
+        assert not cluster.job(str(int(job) + 1)), "Slurm requeued it, so it did not submit itself again"
         assert (run / "mlflow_run_id").read_text() == mlflow_run
     cluster.power_on("n2")
     undisturbed([*words, "run.name=quiet", "cluster.nodes=2"], 2)

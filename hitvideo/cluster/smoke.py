@@ -1,0 +1,69 @@
+"""The verdict of `slurm/smoke.sh`: did all nodes pass, all ranks meet, training end, and a second start resume the first?
+
+    python -m hitvideo.cluster.smoke FOLDER NODES RANKS_PER_NODE
+
+FOLDER holds `run/`, the run directory, and `before.jsonl`, its metrics at the end of the first start.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT
+from hitvideo.settings.programs import TokenizeRun
+
+SLOW = 0.3  # of the rate that the settings expect: less is a link that is down or goes another way
+
+
+def findings(folder: Path, nodes: int, per_node: int) -> dict[str, tuple[bool, str]]:
+    """Question → whether the answer is good, and what was found."""
+    run = RunDirectory(folder / "run")
+    attempts = sorted(run.attempts.glob("*/"))
+    reports = [json.loads(path.read_text()) for path in (attempts[-1].glob("*.json") if attempts else ())]
+    reports = [report for report in reports if "faults" in report]
+    faults = [fault for report in reports for fault in report["faults"]]
+    gpus = sorted({f"{report['hardware']['GPUs']} × {report['hardware']['GPU']}" for report in reports if "hardware" in report})
+    meeting: dict[str, Any] = json.loads(run.meeting.read_text()) if run.meeting.is_file() else {"ranks": []}
+    hosts = {each["host"] for each in meeting["ranks"]}
+    before = folder / "before.jsonl"
+    first = before.read_text() if before.is_file() else ""
+    all_rows = run.metrics_file.read_text() if run.metrics_file.is_file() else ""
+    checked = "; ".join(faults) or f"{len(reports)} checked, GPUs: {', '.join(gpus)}"
+    found = {
+        "nodes": (len(reports) >= nodes and not faults, checked),
+        "ranks": (len(meeting["ranks"]) == nodes * per_node, f"{len(meeting['ranks'])} met, on {len(hosts)} nodes"),
+        "training": (run.done, f"{len(all_rows.splitlines())} steps logged"),
+        # The rows hold measured times: a start from the beginning would write others.
+        "resuming": (bool(first) and all_rows.startswith(first) and all_rows != first, f"from {len(first.splitlines())} steps"),
+    }
+    if found["ranks"][0]:
+        found["all-reduce"] = _all_reduce(run, meeting, nodes, per_node)
+    return found
+
+
+def _all_reduce(run: RunDirectory, meeting: dict[str, Any], nodes: int, per_node: int) -> tuple[bool, str]:
+    """The rate at which each rank sends in an all-reduce, compared with the cluster's links; on CPUs it is only shown."""
+    assert not isinstance(run.settings, TokenizeRun)
+    cluster, ranks = run.settings.cluster, nodes * per_node
+    rate = 2 * (ranks - 1) / ranks * meeting["all_reduce_mib"] * 2**20 / meeting["all_reduce_seconds"] / 1e9
+    expected = min(cluster.near_gbs, cluster.far_gbs * per_node) if nodes > 1 else cluster.near_gbs
+    good = rate >= SLOW * expected or ranks == 1 or cluster.trains_on == "cpu"
+    return good, f"{rate:.1f} GB/s of {expected:.0f} by cluster.near_gbs and far_gbs"
+
+
+def main(words: list[str]) -> int:
+    """Print the findings and the verdict, and return the exit code."""
+    found = findings(Path(words[0]), int(words[1]), int(words[2]))
+    for name, (good, text) in found.items():
+        print(f"{'ok  ' if good else 'BAD '} {name:10} {text}")
+    bad = [name for name, (good, _) in found.items() if not good]
+    print(f"smoke: FAILED: {', '.join(bad)}" if bad else "smoke: PASSED")
+    return EXIT_FAULT if bad else EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
