@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from hitvideo import config
-from hitvideo.checkpoints.listing import Fingerprint
+from hitvideo.checkpoints.listing import Fingerprint, step_of
 from hitvideo.checkpoints.reader import Reader
 from hitvideo.data.blend import Blend
 from hitvideo.data.loader import Batches, split
@@ -19,14 +19,15 @@ from hitvideo.data.rows import TokenSource, check_levels
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import replace_json, replacing
-from hitvideo.llm.init import initialize
+from hitvideo.llm.init import Law
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
 from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.initial import draw_weights
 from hitvideo.parallel.topology import Topology
-from hitvideo.planning.flops import training_flops_per_row
+from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
 from hitvideo.sequence.layout import make_layout
@@ -35,7 +36,8 @@ from hitvideo.settings.programs import PretrainRun
 from pretrain.data_checks import log_cut_captions
 from pretrain.task import Cost, OpenRun, Task, learning_rate, make_batches
 
-_LONGEST_TRAINING = 4 * 3600.0
+_LONGEST_TRAINING = 3600.0
+_MOST_UNASKED = 200_000  # samples; a text tokenizer on more takes long, on one thread, while all other ranks wait
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class LanguageModelTask(Task):
         if run.directory.writer:
             log_cut_captions(TokenSource(dataset, layout, text, seed, 0.0))
         model = make_model(settings, run.topology)
-        self._cost = Cost(layout.length, training_flops_per_row(model))
+        self._cost = Cost(layout.length, training_flops_per_row(meta_model(settings)))
         super().__init__(
             settings,
             run,
@@ -80,6 +82,11 @@ class LanguageModelTask(Task):
     def validate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.engine(batch, self.settings.train.text_loss_weight, self.settings.train.level_balance)
 
+    def draw(self) -> None:
+        llm = self.settings.llm
+        law = Law(llm.width, llm.layers, self.settings.run.seed)
+        draw_weights(self.engine, law, lambda: self.heartbeat.beat("draw weights", 0))
+
     def cost(self, step: int) -> Cost:
         return self._cost
 
@@ -91,13 +98,16 @@ class LanguageModelTask(Task):
 
     def write_weights(self, checkpoint: Path) -> None:
         """`weights/model.safetensors`: the whole model, merged on one CPU."""
-        weights = Reader(checkpoint).weights(DTYPES[self.settings.train.dtype])
+        merged = {}
+        for name, tensor in Reader(checkpoint).weights(DTYPES[self.settings.train.dtype]):
+            merged[name] = tensor.contiguous()
+            self.heartbeat.beat("write weights", step_of(checkpoint))
         with replacing(self.directory.model_file) as file:
-            save_file({name: tensor.contiguous() for name, tensor in weights}, file)
+            save_file(merged, file)
 
 
 def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
-    """The model, or this tensor-parallel rank's share of it, with its initial weights."""
+    """The model, or this tensor-parallel rank's share of it, on the meta device: the engine gives it memory."""
     parallel = settings.parallel
     layers: Layers = DenseLayers()
     trunk_layers: Layers | None = None
@@ -107,11 +117,8 @@ def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
         layers = MegatronLayers(topology.tensor, torch.float32)
         if parallel.sequence or parallel.context > 1:
             trunk_layers = MegatronLayers(topology.tensor, torch.float32, parallel.sequence, parallel.context > 1)
-    model = LanguageModel(settings.llm, make_layout(settings), layers, trunk_layers, parallel.activation_checkpointing)
-    initialize(
-        model, settings.llm.width, settings.llm.layers, settings.run.seed, topology.tensor_rank, topology.tensor
-    )
-    return model
+    with torch.device("meta"):
+        return LanguageModel(settings.llm, make_layout(settings), layers, trunk_layers, parallel.activation_checkpointing)
 
 
 def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunWriter) -> TextTokenizer:
@@ -145,6 +152,11 @@ def check_data(settings: PretrainRun, dataset: TokenDataset | Blend) -> None:
     text_model = run.text_tokenizer_file if run.begun and run.text_tokenizer_file.is_file() else settings.text.model
     if text_model:
         TokenSource(dataset, layout, TextTokenizer.load(text_model), settings.run.seed, 0.0)
+    elif len(dataset) > _MOST_UNASKED:
+        raise ConfigError(
+            f"text.model is null, and data.manifest has {len(dataset)} samples; a start trains a text tokenizer on at "
+            f"most {_MOST_UNASKED}; run `hitvideo data text-tokenizer MANIFEST OUT.model` and set text.model=OUT.model"
+        )
 
 
 def keep_video_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunWriter) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,17 +36,32 @@ def full_shape(
     return tuple(shape), dim
 
 
-@torch.no_grad()
-def initialize(model: nn.Module, width: int, layers: int, seed: int, rank: int = 0, tensor_parallel: int = 1) -> None:
-    """Fill every parameter of the model with its initial weights, or with this tensor-parallel rank's share of them."""
-    sigma = {PLAIN: width**-0.5, RESIDUAL: (2 * layers * width) ** -0.5}
-    for name, parameter in model.named_parameters():
+class Law(NamedTuple):
+    """What initial weights depend on besides a parameter's name and shape."""
+
+    width: int
+    layers: int
+    seed: int
+
+    def weight(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """The undivided parameter's initial weights: fp32, on the CPU."""
         rule = next(rule for pattern, rule in RULES if re.search(pattern, name))
         if rule == ONES:
-            parameter.fill_(1.0)
-            continue
-        shape, dim = full_shape(parameter, tensor_parallel)
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            return torch.ones(*shape)
+        variance = self.width if rule == PLAIN else 2 * self.layers * self.width
+        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        full = torch.randn(shape, generator=generator) * sigma[rule]
-        parameter.copy_(full if dim < 0 else full.chunk(tensor_parallel, dim)[rank])
+        return torch.randn(*shape, generator=generator).mul_(variance**-0.5)
+
+    def share(self, name: str, shape: Sequence[int], dim: int, rank: int, tensor_parallel: int) -> torch.Tensor:
+        """A tensor-parallel rank's part of the same, for a parameter that is divided along `dim` (-1: not divided)."""
+        full = self.weight(name, shape)
+        return full if dim < 0 else full.chunk(tensor_parallel, dim)[rank]
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, width: int, layers: int, seed: int, rank: int = 0, tensor_parallel: int = 1) -> None:
+    """Fill every parameter of a whole model with its initial weights, or with this tensor-parallel rank's share of them."""
+    law = Law(width, layers, seed)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(law.share(name, *full_shape(parameter, tensor_parallel), rank, tensor_parallel))

@@ -75,7 +75,8 @@ class Engine:
         parts: Sequence[str] = ("",),
         clips: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`leaf_modules`: classes whose parameters ZeRO-3 gathers together instead of one matrix at a time.
+        """`model`: parameters on the meta device get memory here, but no values. `leaf_modules`: classes whose
+        parameters ZeRO-3 gathers together instead of one matrix at a time.
 
         `parts`: prefixes of parameter names that can be frozen separately; each parameter must match exactly one. `clips`:
         parts whose gradients are clipped to these norms of their own; they have no share in train.clip and `grad_norm`.
@@ -86,6 +87,7 @@ class Engine:
         leaf_modules = [kind for kind in leaf_modules if any(isinstance(module, kind) for module in model.modules())]
         if parallel.zero_stage == 3 and leaf_modules:
             set_z3_leaf_modules(model, leaf_modules)
+        _allocate(model, topology.device, DTYPES[train.dtype], divided=parallel.zero_stage == 3)
         groups = _groups(model, train.weight_decay, parts)
         self._parts = [part for part, _ in groups]
         self._frozen: set[str] = set()
@@ -267,13 +269,30 @@ class Engine:
         return [bool(flag) for flag in packed.tolist()]
 
 
+def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype, divided: bool) -> None:
+    """Give each parameter on the meta device memory, its values still unset, and keep what Megatron has noted on it.
+
+    `divided`: as under ZeRO-3, this rank keeps its share only; no more than one parameter is whole at any time.
+    """
+    for module in model.modules():
+        for name, meta in list(module.named_parameters(recurse=False)):
+            if meta.is_meta:
+                parameter = nn.Parameter(torch.empty_like(meta, dtype=dtype, device=device))
+                vars(parameter).update(vars(meta))
+                setattr(module, name, parameter)
+                if divided:  # the group must be named, because by default it is the whole world
+                    group = ModelParallelUnit().get_data_parallel_group()
+                    deepspeed.zero.Init(module=nn.ParameterList([parameter]), data_parallel_group=group)
+
+
 def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Return (part, optimizer group) pairs: for each part, matrices decay; norms, biases and level embeddings do not."""
     groups: list[tuple[str, dict[str, Any]]] = []
     for part in parts:
         mine = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)}
-        decayed = [p for name, p in mine.items() if p.ndim > 1 and not _NO_DECAY.search(name)]
-        others = [p for name, p in mine.items() if p.ndim <= 1 or _NO_DECAY.search(name)]
+        dims = {name: len(getattr(p, "ds_shape", p.shape)) for name, p in mine.items()}  # ZeRO-3 empties p, and keeps its shape
+        decayed = [p for name, p in mine.items() if dims[name] > 1 and not _NO_DECAY.search(name)]
+        others = [p for name, p in mine.items() if dims[name] <= 1 or _NO_DECAY.search(name)]
         groups += [(part, {"params": decayed, "weight_decay": weight_decay}), (part, {"params": others, "weight_decay": 0.0})]
     divided = sum(len(group["params"]) for _, group in groups)
     assert divided == len([p for p in model.parameters() if p.requires_grad]), f"each parameter needs exactly one of {parts}"

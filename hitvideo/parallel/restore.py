@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo.checkpoints import listing
-from hitvideo.checkpoints.listing import Fingerprint, damage
+from hitvideo.checkpoints.listing import damage
 from hitvideo.checkpoints.reader import AVERAGE, WEIGHT, Division, Reader
 from hitvideo.errors import ConfigError
 from hitvideo.llm.init import full_shape
@@ -18,28 +18,30 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import adam_states, buffers, fragments, refresh_weights
 
 
-def restore(path: Path, engine: Engine, fingerprint: Fingerprint) -> dict[str, Any]:
+def restore(path: Path, engine: Engine, weights_only: bool = False) -> dict[str, Any]:
     """Read a checkpoint into the engine; returns its state.json.
 
-    The sharding is the current model's, not the checkpoint's. Raises ConfigError if the checkpoint is of other data or
-    shapes.
+    The sharding is the current model's, not the checkpoint's. `weights_only`: the weights that would be exported, without the
+    optimizer's states. Raises ConfigError if the checkpoint has other parameters or shapes.
     """
     reader = Reader(path)
-    if not fingerprint.fits(reader.state):
-        found = reader.state.get("fingerprint")
-        raise ConfigError(f"{path} is a checkpoint of other data (fingerprint {found}, ours {fingerprint.data})")
     topology, live, ours = engine.topology, buffers(engine), shapes(engine)
+    if more := sorted(set(reader.names) - ours.keys()):
+        raise ConfigError(f"{path}: has {len(more)} parameters that the run's model lacks, the first: {more[0]}")
     for name, (shape, _dim) in ours.items():
         if reader.shape(name) != shape:
             raise ConfigError(f"{path}: {name} has shape {reader.shape(name)}, the run's model has {shape}")
     for fragment in fragments(engine):
         division = Division(ours[fragment.name][1], topology.tensor)
         for kind, view in fragment.of(live).items():
+            if weights_only and kind not in (WEIGHT, AVERAGE):
+                continue
             # An average that the checkpoint does not have starts from its weights.
             source = WEIGHT if kind == AVERAGE and not reader.averaged else kind
+            source = AVERAGE if weights_only and reader.averaged else source
             held = reader.part(fragment.name, source, division, topology.tensor_rank, fragment.offset, fragment.length)
             view.copy_(held)
-    for state in adam_states(engine):
+    for state in () if weights_only else adam_states(engine):
         state["step"].fill_(reader.state["adam_step"])
     refresh_weights(engine)
     return reader.state

@@ -4,12 +4,14 @@ Each rank's thread writes that rank's file and then, with its size and sha256, t
 Rank 0's thread waits for the signs of all ranks, writes state.json last and completes the checkpoint by one rename. The
 threads communicate through files alone, because collectives of a second thread could overtake those of training.
 
-A failed save (a full disk) is dropped: the ranks agree at a step boundary, delete what was written and go on.
+A failed save (a full disk) is dropped: the ranks agree at a step boundary, delete what was written and go on. After
+checkpoint.most_failures in a row the run ends instead, because what it would go on to do could be lost.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -34,6 +36,25 @@ from hitvideo.settings.run import CheckpointSection
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.05
 _RETRY_SECONDS = 10.0
+_GIB = 1 << 30
+
+
+class SavesFailed(RuntimeError):
+    """Too many checkpoints in a row could not be written."""
+
+
+def check_space(directory: Path, engine: Engine, settings: CheckpointSection) -> None:
+    """Raise ConfigError on every rank if the checkpoints that the run keeps, and the one being written, do not fit the disk."""
+    numel = sum(math.prod(shape) for shape, _dim in shapes(engine).values())
+    size = numel * 4 * (4 if engine.averages else 3)  # weights, two moments, average
+    needed = max(settings.keep_last + 1 - len(complete(directory)), 1) * size
+    free = shutil.disk_usage(directory).free
+    if engine.any(engine.topology.rank == 0 and free < needed)[0]:
+        raise ConfigError(
+            f"run.root {directory.parent.parent}: {free / _GIB:.2f} GiB are free, {needed / _GIB:.2f} GiB are needed: a "
+            f"checkpoint takes {size / _GIB:.2f} GiB, checkpoint.keep_last + 1 = {settings.keep_last + 1} of them must fit; "
+            "free some space, choose another run.root, or lower checkpoint.keep_last"
+        )
 
 
 class Saver:
@@ -48,6 +69,9 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._abandoned = threading.Event()
         self._error: Exception | None = None
+        self.failures = 0
+        """Checkpoints since the start that could not be written."""
+        self._in_a_row = 0
         # Names this start's unfinished saves, so that those of a killed start are never taken for ours.
         attempt = torch.tensor(secrets.randbits(31), device=engine.topology.device)
         dist.broadcast(attempt, src=0)
@@ -64,9 +88,11 @@ class Saver:
     def save(self, step: int, memory: dict[str, Any], final: bool = False) -> None:
         """Start writing the state after `step` steps, and `memory` (JSON); waits for the previous save first.
 
-        A `final` save is complete on return. It raises ConfigError if it still fails after checkpoint.patience_seconds.
+        Raises SavesFailed if too many failed in a row. A `final` save is complete on return. It raises ConfigError if it
+        still fails after checkpoint.patience_seconds.
         """
-        self.finish()
+        if not self.finish() and not final:
+            self.refuse_to_go_on()
         self._copy_to_host()
         self._begin(step, memory)
         deadline = time.monotonic() + self._settings.patience_seconds
@@ -103,11 +129,15 @@ class Saver:
                 self.give_up()
                 return False
             if not writing:
+                self._in_a_row = 0 if self._thread else self._in_a_row
+                self._thread = None
                 return True
             time.sleep(_LOOK_SECONDS)
 
     def give_up(self) -> None:
         """Drop the current save, which failed on some rank, and log why; earlier checkpoints stay."""
+        self.failures += 1
+        self._in_a_row += 1
         self._abandoned.set()
         if self._thread is not None:
             self._thread.join()
@@ -123,6 +153,15 @@ class Saver:
                 shutil.rmtree(left, ignore_errors=True)
         self._abandoned.clear()
         self._error, self._thread = None, None
+
+    def refuse_to_go_on(self) -> None:
+        """Raise SavesFailed after checkpoint.most_failures in a row; call it on all ranks after `give_up`."""
+        if self._in_a_row >= self._settings.most_failures:
+            raise SavesFailed(
+                f"{self._directory}: {self._in_a_row} checkpoints in a row could not be written (checkpoint.most_failures "
+                f"{self._settings.most_failures}); free some space and start again: the run continues from its last complete "
+                "checkpoint"
+            )
 
     def _copy_to_host(self) -> None:
         """Copy into the same host memory every time; for a GPU it is pinned, and the copies overlap."""

@@ -11,7 +11,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, training_flops_per_row
-from hitvideo.planning.zero import GIB, host_bytes, model_states
+from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun
 
@@ -43,6 +43,10 @@ class LanguageModelPlan:
     """The part of `activations_gib` that is the widest head's logits in fp32 and their gradient."""
     total_gib: float
     available_gib: float
+    start_host_gib: float
+    """Peak of one rank's host memory at the start: the largest parameter as it is drawn, or ZeRO-3's copy of its weights."""
+    start_device_gib: float
+    """Peak at the start: ZeRO-3 has one whole parameter at a time, the other stages put all weights end to end in a copy."""
     host_gib: float
     """Host memory for one rank's copy of its state while a checkpoint is written."""
     checkpoint_gib: float
@@ -70,6 +74,7 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     parameters = sum(p.numel() for p in model.parameters())
     share = parameters / parallel.tensor
     states = model_states(share, parallel, train, shards)
+    start_host, start_device = _start(settings, model, states)
     activations = activation_bytes(settings)
     total = states.total + activations
     flops = training_flops_per_row(model) * train.global_batch
@@ -97,6 +102,8 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         logits_gib=_logits(model) * train.micro_batch * 2 * 4 / parallel.tensor / GIB,
         total_gib=total / GIB,
         available_gib=cluster.memory_gib,
+        start_host_gib=start_host / GIB,
+        start_device_gib=start_device / GIB,
         host_gib=host_bytes(share, parallel, train, shards) / GIB,
         checkpoint_gib=parameters * (16 if train.ema else 12) / GIB,
         zero_gib_per_step=zero / GIB,
@@ -108,6 +115,15 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         hours=hours,
         device_hours=hours * world,
     )
+
+
+def _start(settings: PretrainRun, model: LanguageModel, states: ModelStates) -> tuple[float, float]:
+    """Peak bytes of host and device while a rank makes its engine and draws the weights; there are no Adam moments yet."""
+    largest, partitioned = max(p.numel() for p in model.parameters()), settings.parallel.zero_stage == 3
+    parameter = largest / settings.parallel.tensor * DTYPES[settings.train.dtype].itemsize
+    placing = states.weights + (parameter if partitioned else states.weights)
+    kept = states.weights + states.masters + states.gradients + states.average
+    return max(largest * FP32_BYTES, states.weights if partitioned else 0), max(placing, kept)
 
 
 def _logits(model: LanguageModel) -> int:

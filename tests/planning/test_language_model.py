@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from hitvideo.errors import ConfigError
+from hitvideo.llm.init import Law
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
 from hitvideo.parallel.engine import Engine
+from hitvideo.parallel.initial import draw_weights
 from hitvideo.parallel.topology import start
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, training_flops_per_row
@@ -135,6 +137,7 @@ def highest(run: PretrainRun) -> tuple[int, int]:
     before = live_bytes()
     with start(run.parallel.tensor, run.parallel.context) as topology:
         engine = Engine(program.make_model(run, topology), topology, run.parallel, run.train, leaf_modules=[Block])
+        draw_weights(engine, Law(run.llm.width, run.llm.layers, run.run.seed))
         layout = make_layout(run)
         row = layout.join([7, 8, 9], [np.zeros(grid, int) for grid in layout.grids])
         rows = torch.from_numpy(row).repeat(run.train.micro_batch, 1, 1)

@@ -6,15 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from hitvideo.errors import ConfigError
+from hitvideo.parallel.topology import start
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.programs import PretrainRun, load_settings_as
-from pretrain import language_model_task
+from pretrain import language_model_task, task
 from pretrain.language_model import main
 from pretrain.task import learning_rate, warn_of_new_length
 from tests.conftest import ROOT
@@ -77,6 +81,45 @@ def test_a_start_that_broke_before_its_first_step_allows_other_settings(tmp_path
     rows = run(tmp_path, manifest, "a", 1, "train.steps=2", "text.vocab_size=320")
     assert [row["step"] for row in rows] == [1, 2]
     assert RunDirectory(tmp_path / "a").text_tokenizer().size > 300 - 20
+
+
+def test_a_large_data_set_needs_a_text_tokenizer(tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.task.start", None)
+    monkeypatch.setattr(language_model_task, "_MOST_UNASKED", 3)
+    with pytest.raises(ConfigError, match=r"text\.model.*hitvideo data text-tokenizer"):
+        main(words(tmp_path, manifest, "a"))
+    assert not (tmp_path / "a").exists()
+
+
+def resumed(arguments: list[str]) -> int:
+    """A start that may not draw."""
+    language_model_task.draw_weights = None  # type: ignore[assignment, attr-defined]
+    return main(arguments)
+
+
+def test_weights_are_drawn_only_without_a_checkpoint(tmp_path: Path, manifest: Path) -> None:
+    with pytest.raises(RankError, match="TypeError"):
+        run_ranks(resumed, 1, words(tmp_path, manifest, "a", "train.steps=1"))
+    run(tmp_path, manifest, "a", 1, "train.steps=1")
+    assert run_ranks(resumed, 1, words(tmp_path, manifest, "a", "train.steps=2")) == [0]
+
+
+def slow_export(arguments: list[str]) -> int:
+    """Rank 0 needs longer for the weights than a collective may last."""
+
+    def slow(*inputs: Any) -> None:
+        time.sleep(12)
+        save_file(*inputs)
+
+    language_model_task.save_file = slow  # type: ignore[attr-defined]
+    task.start = lambda tensor, context, _: start(tensor, context, 8.0)  # type: ignore[assignment, attr-defined, misc]
+    return main(arguments)
+
+
+@pytest.mark.slow
+def test_no_rank_waits_for_the_weights_in_a_collective(tmp_path: Path, manifest: Path) -> None:
+    assert run_ranks(slow_export, 2, words(tmp_path, manifest, "a", "train.steps=1")) == [0, 0]
+    assert RunDirectory(tmp_path / "a").done
 
 
 def test_more_data_are_refused_in_words_and_more_steps_warned_of(
