@@ -3,18 +3,21 @@
     python -m pretrain yaml_configs/pretrain/tiny.yaml data.manifest=tokens/manifest.json
     torchrun --nproc-per-node 8 -m pretrain yaml_configs/pretrain/1b.yaml data.manifest=… parallel.tensor=2
 
-Run the same command again to resume, on the same number of processes or another. Exit code 75: stopped on request.
+Run the same command again to resume, on the same number of processes or another. `--allow-change train.lr` (once for each
+key) lets the run go on with another value, and records it. Exit code 75: stopped on request.
 """
 
 from __future__ import annotations
 
+from hitvideo.runs.changes import allowed_changes
 from hitvideo.runs.program import command_line
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code; raises ConfigError if the user can fix it."""
-    settings = load_settings_as(PretrainRun, *command_line("pretrain", __doc__, arguments))
+    words, allowed = allowed_changes(arguments)
+    settings = load_settings_as(PretrainRun, *command_line("pretrain", __doc__, words))
     # After the settings are checked, because these imports take seconds.
     from hitvideo.data.blend import open_tokens
     from pretrain.data_checks import check_shards
@@ -24,6 +27,6 @@ def main(arguments: list[str]) -> int:
 
     dataset = open_tokens(settings.data, settings.clip)
     check_data(settings, dataset)
-    with open_run(settings, data_fingerprint(settings, dataset)) as run:
+    with open_run(settings, data_fingerprint(settings, dataset), allowed) as run:
         check_shards(run.topology, dataset, settings.run.seed)
         return train(LanguageModelTask(settings, run, dataset))

@@ -1,22 +1,25 @@
 """The training loop of both programs: fetch, forward and backward, step, log, save.
 
-What is trained is a `Task`. The loop's whole state is the number of steps done: data order, dropout and learning rate are
-functions of it. A guard skips steps that would spoil the weights, a saver writes next to training, a watchdog ends a hang.
+What is trained is a `Task`. The loop's whole state is the number of steps done and of samples consumed: data order, dropout
+and learning rate are functions of them. A guard skips steps that would spoil the weights, a saver writes next to training,
+a watchdog ends a hang.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import nullcontext
 
 import torch
 
 from hitvideo.checkpoints.listing import complete, step_of
 from hitvideo.parallel.restore import newest, restore
-from hitvideo.parallel.save import Saver
+from hitvideo.parallel.save import Saver, check_space
 from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop
 from pretrain.guard import Diverged, Guard
 from pretrain.meter import Meter, Progress
+from pretrain.resume import resume
 from pretrain.task import Task
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ def train(task: Task) -> int:
     guard = Guard(task.faults, directory.skipped, directory.writer)
     saver = Saver(directory.checkpoints, engine, task.checkpoint, task.fingerprint.data)
     stop, step = Stop(directory.stop), resume(task, guard)
+    if step < steps:
+        check_space(directory.checkpoints, engine, task.checkpoint)
     with (
         task.training,
         task.validation or nullcontext(),
@@ -38,7 +43,7 @@ def train(task: Task) -> int:
         phase = meter.phase
         while step < steps:
             with phase("fetch", step):
-                batches = task.training(step + guard.passed_over)
+                batches = task.training(step)
             with phase("forward and backward", step):
                 lr = task.set_lr(step)
                 task.prepare(batches, step)
@@ -51,29 +56,32 @@ def train(task: Task) -> int:
                 meter.close_step(applied=guard.settle(task, loss, step))
             step += 1
             with phase("validate and log", step):
-                log_step(task, meter, progress, step, lr)
+                log_step(task, meter, progress, step, lr, saver.failures)
             with phase("save", step):
                 stopping, save_failed = engine.any(stop.requested, saver.failed)
                 if save_failed:
                     saver.give_up()
+                    saver.refuse_to_go_on()
                 if guard.hopeless:
                     step = roll_back(task, guard, saver, step)
                 elif stopping or step == steps or step % task.checkpoint.every == 0:
-                    memory = {"job": task.state(), "guard": guard.state(), "order": task.training.order_version}
+                    order, samples = task.training.order_version, task.training.first_draw(step)
+                    memory = {"job": task.state(), "guard": guard.state(), "order": order, "samples": samples}
                     saver.save(step, memory, final=stopping or step == steps)
             if stopping and step < steps:
                 return stopped(task, step)
     return finished(task, step)
 
 
-def log_step(task: Task, meter: Meter, progress: Progress, step: int, lr: float) -> None:
-    """Validate and log after `step` steps, if either is due."""
+def log_step(task: Task, meter: Meter, progress: Progress, step: int, lr: float, failures: int) -> None:
+    """Validate and log after `step` steps, if either is due. `failures`: checkpoints that could not be written."""
     train, last = task.train, step == task.train.steps
     validated = validation_losses(task) if last or step % train.validate_every == 0 else {}
     due = step == 1 or last or step % train.log_every == 0 or bool(validated)
     if due and (metered := meter.row()):
         rates = task.rates(metered.pop("rows_per_s"), step - 1)
-        row = {"step": step, **metered, **rates, "lr": lr, "damaged": task.damaged(), **validated}
+        failed = {"checkpoint_failed": failures} if failures else {}
+        row = {"step": step, **metered, **rates, "lr": lr, "damaged": task.damaged(), **failed, **validated}
         task.directory.append_metrics(row)
         task.tracker.log(row, step)
         progress.show(step, row)
@@ -88,28 +96,16 @@ def stopped(task: Task, step: int) -> int:
 
 
 def finished(task: Task, step: int) -> int:
-    """End the run: write its weights and mark it done."""
+    """End the run: write its weights and mark it done. Other ranks wait for the mark, not in a collective, which times out."""
     task.heartbeat.beat("write weights", step)
     if task.directory.writer:
         task.write_weights(complete(task.directory.checkpoints)[-1])
     task.tracker.finish("FINISHED")
     task.directory.mark_done(step)
+    while not task.directory.done:
+        task.heartbeat.beat("wait for the weights", step)
+        time.sleep(0.2)
     return EXIT_DONE
-
-
-def resume(task: Task, guard: Guard) -> int:
-    """Load the newest undamaged checkpoint, of whatever layout; returns the number of steps behind it."""
-    found, step = newest(task.directory.checkpoints, task.engine), 0
-    if found:
-        state = restore(found, task.engine, task.fingerprint)
-        step = int(state["step"])
-        task.load_state(state.get("job", {}))
-        guard.load_state(state.get("guard", {}))
-        task.use_order(state.get("order", 1))  # a checkpoint that names none is older than version 2
-        if task.directory.writer:
-            log.info("resumed %s after step %d", task.directory.path, step)
-    task.directory.forget_metrics_after(step)
-    return step
 
 
 def roll_back(task: Task, guard: Guard, saver: Saver, step: int) -> int:
@@ -118,11 +114,13 @@ def roll_back(task: Task, guard: Guard, saver: Saver, step: int) -> int:
     found = newest(task.directory.checkpoints, task.engine)
     if found is None:
         raise Diverged(f"{task.faults.patience} bad steps in a row up to step {step}, with no checkpoint yet to go back to")
-    guard.roll_back(step, step_of(found))
-    state = restore(found, task.engine, task.fingerprint)
-    task.load_state(state.get("job", {}))
-    task.directory.forget_metrics_after(int(state["step"]))
-    return int(state["step"])
+    to, samples = step_of(found), task.training.first_draw(step)
+    guard.roll_back(step, to)
+    task.directory.append_rollback(step, to, samples, task.fingerprint.data)
+    task.load_state(restore(found, task.engine).get("job", {}))
+    task.training.go_on_from(to, samples)
+    task.directory.forget_metrics_after(to)
+    return to
 
 
 @torch.no_grad()

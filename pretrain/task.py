@@ -49,14 +49,16 @@ class OpenRun(NamedTuple):
 
 
 @contextmanager
-def open_run(settings: VideoTokenizerRun | PretrainRun, data: Fingerprint) -> Iterator[OpenRun]:
-    """Join the ranks, hold and open the run directory, and start tracking.
+def open_run(
+    settings: VideoTokenizerRun | PretrainRun, data: Fingerprint, allowed: Sequence[str] = ()
+) -> Iterator[OpenRun]:
+    """Join the ranks, hold and open the run directory, and start tracking. `allowed`: keys of settings that may have changed.
 
     A start that is refused leaves no new directory behind, and one that meets another process of the same run touches nothing.
     """
     axes = (settings.parallel.tensor, settings.parallel.context)
     with start(*axes, settings.faults.collective_seconds) as topology, held_by(topology, settings.run.directory) as attempt:
-        directory = RunWriter(settings, topology.rank == 0, data)
+        directory = RunWriter(settings, topology.rank == 0, data, allowed)
         try:
             with (
                 Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker,
@@ -158,6 +160,9 @@ class Task(ABC):
     def write_weights(self, checkpoint: Path) -> None:
         """Write `weights/` from the run's last checkpoint; only the writing rank calls it."""
 
+    def draw(self) -> None:  # noqa: B027  (a model may have its initial weights already)
+        """Set the initial weights, on every rank; called if the run has no checkpoint."""
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep besides the engine's tensors: JSON, equal on all ranks."""
         return {}
@@ -181,8 +186,8 @@ class Task(ABC):
         return str(index)
 
     def sample_keys(self, step: int) -> list[str]:
-        """Names of the samples in the global batch of a step of the data order."""
-        draws = step * self.train.global_batch + np.arange(self.train.global_batch)
+        """Names of the samples in the global batch of a step."""
+        draws = self.training.first_draw(step) + np.arange(self.train.global_batch)
         return [self.sample_key(self.training.samples[int(index)]) for index in self.training.order(draws)]
 
     def rates(self, rows_per_s: float, step: int) -> dict[str, float]:
@@ -220,10 +225,18 @@ def make_batches(
 
 
 def learning_rate(train: TrainSection, step: int, steps: int | None = None, lr: float | None = None) -> float:
-    """Linear warm-up, then a cosine to lr × min_lr_ratio at the last step. `steps`, `lr`: a phase's instead of the run's."""
+    """Linear warm-up, then train.schedule; a cosine and a decay end at lr × min_lr_ratio, after the last step.
+
+    `steps`, `lr`: a phase's instead of the run's.
+    """
     steps, lr = steps or train.steps, lr or train.lr
     if step < train.warmup_steps:
         return lr * (step + 1) / train.warmup_steps
     span = max(steps - train.warmup_steps, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * min((step - train.warmup_steps) / span, 1.0)))
-    return lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * cosine)
+    if train.schedule == "constant":
+        height = 1.0
+    elif train.schedule == "wsd":
+        height = min(max((steps - step) / min(train.decay_steps or max(steps // 10, 1), span), 0.0), 1.0)
+    else:
+        height = 0.5 * (1 + math.cos(math.pi * min((step - train.warmup_steps) / span, 1.0)))
+    return lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * height)

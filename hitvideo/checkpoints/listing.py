@@ -3,7 +3,8 @@
     checkpoints/step-00000100/
         rank-00000.safetensors     this rank's fragments: NAME@OFFSET/STATE → 1-D fp32
         rank-00000.json            the list of fragments, the tensor-parallel rank, size and sha256 of the file above
-        state.json                 step, full shapes, fingerprint, the task's own state, sizes and sha256 of all files
+        state.json                 step, consumed samples, full shapes, fingerprint, the task's own state; sizes and sha256 of
+                                   all files
 
 A checkpoint gets its name by one rename when it is complete (hitvideo/parallel/save.py), so an unfinished one is never
 chosen. Its checksums show a damaged one, which is skipped.
@@ -74,8 +75,8 @@ def whole(*values: Any, least: int = 0) -> bool:
 def _fault(state: dict[str, Any]) -> str | None:
     """What cannot be in a state.json."""
     world, tensor, parameters, files = (state.get(key, 0) for key in ("world", "tensor", "parameters", "files"))
-    if not whole(state.get("step"), state.get("adam_step", 0)):
-        return "step and adam_step must be whole numbers"
+    if not whole(state.get("step"), state.get("adam_step", 0), state.get("samples", 0)):
+        return "step, samples and adam_step must be whole numbers"
     if not whole(world, tensor, least=1) or world % tensor:
         return "world must be a multiple of tensor"
     if not isinstance(parameters, dict) or not all(_is_shape(entry, tensor) for entry in parameters.values()):

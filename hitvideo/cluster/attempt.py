@@ -28,6 +28,7 @@ from hitvideo.cluster.nodes import excludable, numa_binding, unfit
 from hitvideo.cluster.preflight import TRAINS_ON
 from hitvideo.cluster.resubmit import options_of_a_job
 from hitvideo.files import replace_file
+from hitvideo.runs.changes import allowed_changes
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.ownership import ENVIRONMENT
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED, EXIT_USER, guarded
@@ -44,10 +45,13 @@ _SHOWN_OF_A_TRACEBACK = 12
 
 def begin(words: Sequence[str]) -> Path:
     """Check the settings, take the run over, and return its directory. Raises ConfigError if the user can fix it."""
+    words, _ = allowed_changes(words)  # the ranks have them on their own command lines
     settings = load_settings(words[0], words[1:])
+    run = RunDirectory(settings.run.directory)
     if not isinstance(settings, TokenizeRun):
         check_layout(settings)
-    run = RunDirectory(settings.run.directory)
+        if run.done and int(run.done_mark.read_text() or 0) < settings.train.steps:
+            run.done_mark.unlink()  # it is to be extended
     (run.attempts / _me()).mkdir(parents=True, exist_ok=True)
     replace_file(run.owner, _me() + "\n")
     run.stop.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Micro-batches from samples: the same global batches for any number of ranks and threads, from any step on.
 
-    step s consumes draws  s·G … (s+1)·G - 1                     G = global batch
+    step s consumes draws  s·G … (s+1)·G - 1                     G = global batch; other draws if `go_on_from` said so
     draw p ── Order ──▶ sample index ── source.tensor ──▶ one row
     micro-batch m of data rank r takes places  (m·ranks + r)·micro …  of the step's G
 
@@ -99,6 +99,7 @@ class Batches:
         self._damage = DamageRecord(len(samples), most_damaged)
         self._lasting = lasting
         self._substitutes: dict[int, int] = {}
+        self.go_on_from(0, 0)
         self._ordering = seed, read_together
         self.use_order(NEWEST_ORDER)
         self._unit = micro_batch if self._bulk else 1  # rows per unit of work: videos one by one, tokens in bulk
@@ -118,14 +119,29 @@ class Batches:
             else ORDERS[version](len(self.samples), *self._ordering)
         )
 
+    def go_on_from(self, step: int, draw: int) -> None:
+        """This step consumes the draws from `draw` on, and each later step those that follow."""
+        self._start = step, draw
+
+    def first_draw(self, step: int) -> int:
+        """The draw at which a step begins: how many samples of the order are consumed before it."""
+        start, draw = self._start
+        return draw + (step - start) * self.global_batch
+
+    def step_of(self, draw: int) -> int:
+        """The step that consumes a draw."""
+        start, first = self._start
+        return start + (draw - first) // self.global_batch
+
     def __call__(self, step: int) -> list[torch.Tensor]:
         """This rank's micro-batches of a step. Raises ShardError if too many samples are damaged, in a row or in all."""
+        first = self.first_draw(step)
         if self._pool is None:
-            return [self._join([self._rows(*unit) for unit in units]) for units in self._work(step)]
-        for ahead in range(step, step + 1 + _STEPS_AHEAD):
+            return [self._join([self._rows(*unit) for unit in units]) for units in self._work(first)]
+        for ahead in range(first, first + (1 + _STEPS_AHEAD) * self.global_batch, self.global_batch):
             if ahead not in self._ahead:
                 self._ahead[ahead] = [[self._pool.submit(self._rows, *unit) for unit in units] for units in self._work(ahead)]
-        return [self._join([made.result() for made in units]) for units in self._ahead.pop(step)]
+        return [self._join([made.result() for made in units]) for units in self._ahead.pop(first)]
 
     def close(self) -> None:
         """Stop the threads. What is not yet begun is never made."""
@@ -138,9 +154,9 @@ class Batches:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _work(self, step: int) -> list[list[tuple[Int64s, Int64s]]]:
-        """The units of work of each micro-batch: places in `samples`, and draws."""
-        draws = step * self.global_batch + self.places
+    def _work(self, first: int) -> list[list[tuple[Int64s, Int64s]]]:
+        """The units of work of each micro-batch of the step that begins at a draw: places in `samples`, and draws."""
+        draws = first + self.places
         indices = self.order(draws.reshape(-1)).reshape(draws.shape)
         self._damage.drawn += draws.size
         cuts = range(0, draws.shape[1], self._unit)

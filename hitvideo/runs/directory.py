@@ -11,6 +11,7 @@
         started              seconds since 1970              meeting.json      the ranks' hosts and speeds
         mlflow_run_id        of the tracker                  DONE              written last
         OWNER, attempts/, attempts.jsonl                     attempts of Slurm jobs (hitvideo/cluster/attempt.py)
+        changes.jsonl        settings changed on the way     rollbacks.jsonl   returns to a checkpoint after bad steps
         .lock                                                held by the process that trains (hitvideo/runs/ownership.py)
         STOP                 create it to stop the run: ranks agree at a step boundary, save and exit with 75
 
@@ -64,6 +65,8 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.heartbeats = self.path / "heartbeats"
         self.skipped = self.path / "skipped.jsonl"
+        self.changes = self.path / "changes.jsonl"
+        self.rollbacks = self.path / "rollbacks.jsonl"
         self.meeting = self.path / "meeting.json"
         self.started = self.path / "started"
         self.stop = self.path / "STOP"

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from hitvideo import config
 from hitvideo.checkpoints.listing import Fingerprint, complete, read_state, step_of
 from hitvideo.errors import ConfigError
 from hitvideo.files import replace_file, replace_json
+from hitvideo.runs.changes import (
+    DATA_KEYS,
+    FREE_KEYS,
+    FREE_SECTIONS,
+    OPTION,
+    change,
+    check_allowed,
+    how_to_go_on,
+    is_free,
+    read_lines,
+)
 from hitvideo.runs.directory import RunDirectory, read_metrics
 from hitvideo.runs.ownership import ENVIRONMENT, LOCK, refuse_if_taken_over
 from hitvideo.runs.secrets import masked_settings
@@ -21,32 +33,33 @@ from hitvideo.settings.programs import COMMANDS, PretrainRun, VideoTokenizerRun
 
 log = logging.getLogger(__name__)
 
-# What may change between the start of a run and its continuation. All but train.steps, whose change is announced, change
-# no number of any step. Data and video tokenizer are compared by their fingerprints, not by their paths.
-FREE_KEYS = (
-    "train.steps", "train.micro_batch", "train.log_every", "train.validate_every", "train.validation_batches",
-    "data.manifest", "data.blend", "data.video_shards", "data.workers", "video_tokenizer.weights", "run.root",
-    "faults.most_rollbacks", "faults.most_damaged", "faults.hang_seconds", "faults.heartbeat_seconds",
-)  # fmt: skip
-FREE_SECTIONS = ("parallel.", "checkpoint.", "tracking.", "cluster.")
 _SHOWN = 200  # characters of a value
 
 
 class RunWriter(RunDirectory):
     """The run directory of a training program that starts or resumes."""
 
-    def __init__(self, settings: VideoTokenizerRun | PretrainRun, writer: bool, data: Fingerprint | None = None) -> None:
+    def __init__(
+        self,
+        settings: VideoTokenizerRun | PretrainRun,
+        writer: bool,
+        data: Fingerprint | None = None,
+        allowed: Sequence[str] = (),
+    ) -> None:
         """`writer`: whether this rank is the one that writes. `data`: of the data that this start reads.
 
-        Raises ConfigError if the directory holds another run, or this one with other data. Settings of a start that took
-        no step are replaced.
+        `allowed`: keys that may change, with a record. Raises ConfigError if the directory holds another run, or this one
+        with other data. Settings of a start that took no step are replaced.
         """
         super().__init__(settings.run.directory)
+        check_allowed(allowed, settings)
         self.writer = writer
+        self._allowed = allowed
+        self._changes: list[dict[str, Any]] = []
         self.before = self._settings_before(settings)
         """The settings of the start before this one; None: this is the first."""
         if data:
-            self._refuse_other_data(settings, data)
+            self._check_data(settings, data)
         self._new = not self.path.is_dir() or all(path.name == LOCK for path in self.path.iterdir())
         if writer:
             self._open(settings)
@@ -63,6 +76,8 @@ class RunWriter(RunDirectory):
             self.done_mark.unlink(missing_ok=True)
         if not self.started.is_file():
             replace_file(self.started, f"{time.time():.0f}\n")
+        for row in self._changes:
+            self.append_change(row)
         replace_file(self.config, config.to_yaml(masked_settings(settings)))
 
     @property
@@ -92,20 +107,24 @@ class RunWriter(RunDirectory):
             raise ConfigError(refusal)
         if refusal:
             log.info("%s has taken no step yet: its settings are replaced", self.path)
+        if not self.begun:
+            self._changes.clear()
         return None if refusal else before
 
     def _difference(self, before: VideoTokenizerRun | PretrainRun, settings: VideoTokenizerRun | PretrainRun) -> str:
         """A directory belongs to one run: the setting that decides its numbers and has changed, in words; "" if none has."""
         old, new = (config.flat(masked_settings(each)) for each in (before, settings))
-        fixed = [key for key in sorted(old.keys() | new.keys()) if key not in FREE_KEYS and not key.startswith(FREE_SECTIONS)]
-        others = [key for key in fixed if old.get(key) != new.get(key) and not self._is_ours(key, new.get(key))]
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        recorded = {"train.steps", *self._allowed}.intersection(changed).difference(DATA_KEYS)
+        self._changes = [change(key, old.get(key), new.get(key), self.newest_step) for key in sorted(recorded)]
+        others = [key for key in changed if not is_free(key) and key not in recorded and not self._is_ours(key, new.get(key))]
         if not others:
             return ""
         was, is_now = (str(each.get(others[0]))[:_SHOWN] for each in (old, new))
         more = f" (and {', '.join(others[1:])} differ)" if others[1:] else ""
         return (
-            f"{self.path} holds a run with {others[0]}: {was}, this one has {is_now}{more}; give it the old value, or choose "
-            f"another run.name. What may change: {', '.join(FREE_KEYS)} and {', '.join(FREE_SECTIONS)}*"
+            f"{self.path} holds a run with {others[0]}: {was}, this one has {is_now}{more}; give it the old value, "
+            f"{how_to_go_on(others)}. What may change freely: {', '.join(FREE_KEYS)} and {', '.join(FREE_SECTIONS)}*"
         )
 
     def _is_ours(self, key: str, value: str | None) -> bool:
@@ -114,23 +133,40 @@ class RunWriter(RunDirectory):
             return False
         return Path(value).read_bytes() == self.text_tokenizer_file.read_bytes()
 
-    def _refuse_other_data(self, settings: VideoTokenizerRun | PretrainRun, data: Fingerprint) -> None:
+    def _check_data(self, settings: VideoTokenizerRun | PretrainRun, data: Fingerprint) -> None:
+        """Raise ConfigError for data other than the run's: those of its last recorded change, else of its checkpoint."""
+        state = self._newest_state()
+        if state is None:
+            return
+        known = [row["data"] for row in read_lines(self.changes) if "data" in row] or [state.get("fingerprint")]
+        key, value = _data_of(settings)
+        if known[-1] not in data and not set(DATA_KEYS).intersection(self._allowed):
+            raise ConfigError(
+                f"{self.path} was trained on other data than {key} {value} (fingerprint {str(known[-1])[:_SHOWN]}, now "
+                f"{data.data}); give it the data it began with, go on with these from their beginning with {OPTION} {key}, or "
+                "choose another run.name to train on these"
+            )
+        if known[-1] not in data:
+            before = _data_of(self.before)[1] if self.before else None
+            self._changes.append(change(key, before, value, self.newest_step, data=data.data))
+        if "samples" not in state and any(row["key"] == "train.global_batch" for row in self._changes):
+            raise ConfigError(
+                f"{self.path}: its newest checkpoint is of a version that did not count samples; save one with this version "
+                "(train.global_batch as before), then change train.global_batch"
+            )
+
+    def _newest_state(self) -> dict[str, Any] | None:
         for path in reversed(complete(self.checkpoints)):
             try:
-                state = read_state(path)
+                return read_state(path)
             except ConfigError:
                 continue  # damaged; resuming passes over it, too
-            if not data.fits(state):
-                raise ConfigError(
-                    f"{self.path} was trained on other data than {_data_of(settings)} (fingerprint "
-                    f"{str(state.get('fingerprint'))[:_SHOWN]}, now {data.data}): a run keeps its data to its end; give it the "
-                    "data it began with, or choose another run.name to train on these"
-                )
-            return
+        return None
 
     def _forget_failed_start(self) -> None:
         """Remove what a start that took no step made from its settings."""
-        for file in (self.text_tokenizer_file, self.video_tokenizer_file, self.mlflow_run_id, self.started, self.skipped):
+        records = self.skipped, self.changes, self.rollbacks
+        for file in (self.text_tokenizer_file, self.video_tokenizer_file, self.mlflow_run_id, self.started, *records):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.video_tokenizer_copy, ignore_errors=True)
 
@@ -152,10 +188,25 @@ class RunWriter(RunDirectory):
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add one row to metrics.jsonl. Raises TakenOverError if a newer attempt owns the run."""
+        self._append(self.metrics_file, row)
+
+    def append_change(self, row: dict[str, Any]) -> None:
+        """Add a line of `changes.change` to changes.jsonl, and say so."""
+        self._append(self.changes, row)
+        if self.writer:
+            old, new = (str(row[key])[:_SHOWN] for key in ("old", "new"))
+            log.warning("%s goes on after step %d with %s: %s, was %s", self.path, row["step"], row["key"], new, old)
+
+    def append_rollback(self, step: int, to: int, samples: int, data: str) -> None:
+        """Record the return from a step to a checkpoint's, and how many samples of the data are consumed or passed over."""
+        row = {"step": step, "to": to, "samples": samples, "data": data, "time": round(time.time(), 3)}
+        self._append(self.rollbacks, row)
+
+    def _append(self, file: Path, row: dict[str, Any]) -> None:
         if self.writer:
             refuse_if_taken_over(self.path)
-            with self.metrics_file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            with file.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
 
     def forget_metrics_after(self, step: int) -> None:
         """On resuming, drop the rows of steps that a kill or a rollback has undone, so that none is there twice."""
@@ -164,8 +215,8 @@ class RunWriter(RunDirectory):
             replace_file(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-def _data_of(settings: VideoTokenizerRun | PretrainRun) -> str:
-    """The key of the data and its value, masked."""
+def _data_of(settings: VideoTokenizerRun | PretrainRun) -> tuple[str, str]:
+    """The key of the data and its value, masked and cut."""
     content = masked_settings(settings)["data"]
     key = "video_shards" if isinstance(settings, VideoTokenizerRun) else "blend" if content["blend"] else "manifest"
-    return f"data.{key} {str(content[key])[:_SHOWN]}"
+    return f"data.{key}", str(content[key])[:_SHOWN]

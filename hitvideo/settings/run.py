@@ -49,6 +49,8 @@ class CheckpointSection(Section):
     """Checkpoints at multiples of this step are kept for good; null: none."""
     patience_seconds: float = Field(300.0, ge=0, le=1e9)
     """How long the final save waits for disk space before it gives up."""
+    most_failures: Positive = 2
+    """End with an error after this many checkpoints in a row that could not be written."""
 
 
 class FaultsSection(Section):
@@ -62,7 +64,8 @@ class FaultsSection(Section):
     patience: Positive = 5
     """After this many bad steps in a row, return to the last checkpoint and continue past their data."""
     most_rollbacks: Count = 3
-    """How often a run may return to a checkpoint before it ends with an error."""
+    """How often a run may return to a checkpoint before it ends with an error. Restarts do not count anew; a change of its
+    settings (--allow-change) does."""
     most_damaged: Fraction = 0.01
     """End with an error if more than this share of the samples drawn, and 16 besides, is damaged: lost, or not as its
     checksum says. Until then each is replaced by another sample."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hitvideo.config import Count, Fraction, Positive, Section
 from hitvideo.errors import ConfigError
+from hitvideo.settings.paths import Expanded
 
 _REFUSED = {
     "pipeline": "DeepSpeed's pipeline takes ZeRO 0 and 1 only, and only models of DeepSpeed's layers; use tensor or context",
@@ -29,7 +30,8 @@ class ParallelSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = 3
     """What ZeRO shards over the ranks. 1: Adam's states; 2: gradients too; 3: weights too; 0: nothing."""
     activation_checkpointing: Literal["none", "selective", "block"] = "none"
-    """What the backward pass recomputes instead of keeping. selective: attention's core and SwiGLU's product only."""
+    """What the backward pass recomputes instead of keeping. selective: attention's core and SwiGLU's product only, or a video
+    tokenizer's norms and activations; block: whole blocks."""
     bucket: Positive = 50_000_000
     """Gradient elements that ZeRO reduces at a time."""
     live_parameters: Positive = 1_000_000_000
@@ -49,6 +51,16 @@ class ParallelSection(Section):
         return self
 
 
+class StartSection(Section):
+    """Another run's checkpoint as the beginning of a new run."""
+
+    run: Expanded
+    """A run directory, of which the newest undamaged checkpoint is taken, or one checkpoint."""
+    what: Literal["weights", "all"] = "weights"
+    """weights: those that the run would export (their average, if it keeps one). all: the optimizer's states as well. Steps,
+    learning rate and data begin anew either way."""
+
+
 class TrainSection(Section):
     """Batch, optimizer (AdamW), learning rate and the rhythm of logging."""
 
@@ -62,8 +74,13 @@ class TrainSection(Section):
     """Precision of forward and backward passes; master weights, gradients and Adam's states are fp32."""
     lr: float = Field(3e-4, gt=0)
     """Highest learning rate, reached after the warm-up."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """What follows the warm-up. cosine: half a cosine over all steps; wsd: `lr`, then a linear decay over the last
+    decay_steps; constant: `lr`. More steps stretch the cosine, but only lengthen the level part of the other two."""
+    decay_steps: Positive | None = None
+    """Steps of the decay of `schedule: wsd`; null: a tenth of the steps."""
     min_lr_ratio: Fraction = 0.1
-    """The cosine schedule ends at lr × this."""
+    """The cosine and the decay end at lr × this."""
     warmup_steps: Count = 0
     """Steps in which the learning rate rises linearly to `lr`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
@@ -80,6 +97,14 @@ class TrainSection(Section):
     """Steps between validations."""
     validation_batches: Count = 4
     """Global batches in one validation; 0: never validate."""
+    start_from: StartSection | None = None
+    """Begin a new run with another run's weights; null: with random ones. A run that goes on ignores it."""
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> TrainSection:
+        if self.decay_steps and self.schedule != "wsd":
+            raise ConfigError(f"train.decay_steps is for train.schedule=wsd, not {self.schedule}; set that, or leave it out")
+        return self
 
     def accumulation(self, data_ranks: int) -> int:
         """Micro-batches per step and rank. Raises ConfigError if they do not divide the global batch."""

@@ -47,6 +47,14 @@ def test_done_is_what_counts(run: Path) -> None:
     assert attempt.end(run, 0, asked=False) == EXIT_STOPPED
 
 
+def test_a_run_that_is_extended_is_not_done(run: Path, tmp_path: Path) -> None:
+    words = [TINY, f"run.root={tmp_path}", "run.name=x", "train.warmup_steps=0"]
+    for steps, allowed, done in (("5", [], True), ("6", [], True), ("7", ["--allow-change", "train.lr"], False)):
+        (run / "DONE").write_text("6\n")
+        assert attempt.begin([*words, f"train.steps={steps}", *allowed]) == run
+        assert (run / "DONE").exists() is done
+
+
 def test_no_progress_twice_is_the_end(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(run, 10)
     assert attempt.end(run, 1, asked=False) == EXIT_STOPPED

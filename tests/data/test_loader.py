@@ -121,6 +121,20 @@ def test_step_s_consumes_its_own_draws() -> None:
     assert draws.tolist() == np.arange(STEPS * GLOBAL).reshape(STEPS, GLOBAL).tolist()
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("batch", [GLOBAL // 2, GLOBAL + 4])
+def test_another_batch_goes_on_where_the_last_one_ended(batch: int, threads: int) -> None:
+    size = {"data_rank": 0, "data_ranks": 1, "micro_batch": batch, "seed": 5, "read_together": 8, "threads": threads}
+    with Batches(Numbers(50), range(50), global_batch=batch, **size) as loader:
+        draws = torch.cat([loader(step)[0][:, 1] for step in range(2)])
+        assert draws.tolist() == list(range(2 * batch))
+        loader.go_on_from(9, loader.first_draw(2) + 3)
+        for step in range(9, 12):
+            first = 2 * batch + 3 + (step - 9) * batch
+            assert loader(step)[0][:, 1].tolist() == list(range(first, first + batch))
+            assert loader.step_of(first) == loader.step_of(first + batch - 1) == step
+
+
 def test_every_epoch_sees_every_sample() -> None:
     indices = all_batches(Numbers(48))[..., 0].flatten()
     for start in range(0, STEPS * GLOBAL, 48):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hitvideo.checkpoints.reader import Reader
+from hitvideo.runs.changes import read_lines
 from hitvideo.settings.run import FaultsSection
 from pretrain import language_model_task
 from pretrain.guard import Diverged, Guard
@@ -58,10 +59,53 @@ def test_it_goes_back_after_several_in_a_row_and_gives_up_after_several_times(tm
     judge.skipped(7, "x", ["c"])
     assert judge.hopeless
     judge.roll_back(8, to=4)
-    assert judge.passed_over == 4
     assert not judge.hopeless
     with pytest.raises(Diverged, match=r"up to step 9.*most_rollbacks 1 is used up"):
         judge.roll_back(9, to=4)
+
+
+def judged(judge: Guard, losses: list[float]) -> list[bool]:
+    """Which of these losses would update the weights."""
+    found = []
+    for step, loss in enumerate(losses):
+        reason = judge.bad(loss)
+        found.append(reason is None)
+        judge.skipped(step, reason, [], loss) if reason else judge.good(loss)
+    return found
+
+
+USUAL = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0, 1.1, 0.9]
+
+
+def test_jumps_with_weights_known_to_be_good_become_usual(tmp_path: Path) -> None:
+    judge = guard(tmp_path, patience=3, spike_window=8)
+    judged(judge, USUAL)
+    assert judged(judge, [5.0] * 3) == [False] * 3
+    assert judge.hopeless, "first the weights are doubted"
+    judge.roll_back(11, to=8)
+    assert judged(judge, [5.0, 5.1, 4.9, 5.0, 5.1]) == [False, False, False, True, True], "then the data are other ones"
+    assert not judge.hopeless
+
+
+def test_jumps_among_good_steps_or_of_no_number_never_become_usual(tmp_path: Path) -> None:
+    judge = guard(tmp_path, patience=3, spike_window=8)
+    judged(judge, USUAL)
+    judge.roll_back(11, to=8)
+    assert judged(judge, [5.0, 5.0, 1.0, 5.0, 5.0, 5.0]) == [False, False, True, False, False, False]
+    assert judge.hopeless, "the good step changed the weights"
+    judge.roll_back(17, to=8)
+    judged(judge, [math.nan, 5.0, 5.0])
+    assert judge.hopeless
+
+
+def test_after_a_change_of_data_the_first_jumps_become_usual(tmp_path: Path) -> None:
+    judge = guard(tmp_path, patience=3, spike_window=8)
+    state = {"losses": USUAL, "in_a_row": 2}
+    judge.load_state(state, other_data=True)
+    assert judged(judge, [5.0] * 4) == [False, False, False, True]
+    judge.load_state(state)
+    judged(judge, [5.0])
+    assert judge.hopeless, "with the same data, it judges like one never stopped"
 
 
 def poisoned(arguments: list[str], rank: int, steps: list[int], factor: float) -> int:
@@ -122,12 +166,24 @@ def test_a_run_goes_back_and_on_with_other_data_and_ends(tmp_path: Path, manifes
     given = every_step(tmp_path, manifest, "checkpoint.every=4", "faults.patience=2")
     assert run_ranks(poisoned, 2, given, 0, [5, 6], math.nan) == [0, 0]
     assert [row["step"] for row in metrics(tmp_path / "a")] == list(range(1, 11))
-    assert Reader(tmp_path / "a/checkpoints/step-00000010").state["guard"]["passed_over"] == 7 - 4
+    assert Reader(tmp_path / "a/checkpoints/step-00000010").state["samples"] == 8 * (10 + 7 - 4)
+    (returned,) = read_lines(tmp_path / "a/rollbacks.jsonl")
+    assert (returned["step"], returned["to"], returned["samples"]) == (7, 4, 8 * 7)
     left_out = [json.loads(line)["keys"] for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
     assert len(left_out) == 2
 
 
 def test_a_run_that_always_fails_ends(tmp_path: Path, manifest: Path) -> None:
     given = every_step(tmp_path, manifest, "faults.patience=2", "faults.most_rollbacks=1")
-    with pytest.raises(RankError, match=r"Diverged.*faults.most_rollbacks 1 is used up"):
-        run_ranks(poisoned, 1, given, 0, list(range(2, 99)), math.nan)
+    for bad in (range(2, 99), range(99)):
+        with pytest.raises(RankError, match=r"Diverged.*faults.most_rollbacks 1 is used up"):
+            run_ranks(poisoned, 1, given, 0, list(bad), math.nan)
+    assert len(read_lines(tmp_path / "a/rollbacks.jsonl")) == 1, "a restart does not count anew"
+
+
+def test_a_lasting_jump_ends_nothing(tmp_path: Path, manifest: Path) -> None:
+    given = every_step(tmp_path, manifest, "faults.patience=2", "faults.spike_window=8", "train.steps=14")
+    assert run_ranks(poisoned, 1, given, 0, list(range(9, 99)), 30.0) == [0]
+    assert metrics(tmp_path / "a")[-1]["step"] == 14
+    assert len(read_lines(tmp_path / "a/rollbacks.jsonl")) == 1
+    assert len((tmp_path / "a/skipped.jsonl").read_text().splitlines()) == 2 * 2

@@ -135,6 +135,10 @@ def test_a_full_disk_costs_a_checkpoint_and_no_step(tmp_path: Path, manifest: Pa
     assert run_ranks(on_a_full_disk, 2, words(tmp_path, manifest, "a", *often), range(5, 8)) == [0, 0]
     compare(straight, metrics(tmp_path / "a"), "full in between")
     assert [step_of(path) for path in complete(tmp_path / "a/checkpoints")] == [3, 9, 10]
+    assert [row.get("checkpoint_failed", 0) for row in metrics(tmp_path / "a")] == [0] * 6 + [0, 1, 1, 1]
+    with pytest.raises(RankError, match=r"SavesFailed: .*2 checkpoints in a row could not be written"):
+        run_ranks(on_a_full_disk, 1, words(tmp_path, manifest, "c", "checkpoint.every=2"), range(1, 99))
+    assert metrics(tmp_path / "c")[-1]["step"] in (5, 6), "those of steps 2 and 4"
     with pytest.raises(RankError, match=r"state after step 10 could not be written; free some space and start again"):
         run_ranks(on_a_full_disk, 1, words(tmp_path, manifest, "b", *often, "checkpoint.patience_seconds=0"), range(8, 10))
     assert [step_of(path) for path in complete(tmp_path / "b/checkpoints")] == [3, 6]

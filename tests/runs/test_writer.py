@@ -10,6 +10,7 @@ import pytest
 
 from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, Fingerprint, state_digest
 from hitvideo.errors import ConfigError
+from hitvideo.runs.changes import allowed_changes, read_lines
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun, load_settings_as
@@ -71,6 +72,62 @@ def test_data_settings_that_change_the_rows_are_refused(tmp_path: Path, word: st
     begun(tmp_path)
     with pytest.raises(ConfigError, match="holds a run with data"):
         RunWriter(settings(tmp_path, word), writer=True)
+
+
+def changes(run: RunWriter) -> list[tuple[object, ...]]:
+    return [(row["key"], row["old"], row["new"], row["step"]) for row in read_lines(run.changes)]
+
+
+def test_what_is_allowed_changes_and_is_recorded(tmp_path: Path) -> None:
+    run = begun(tmp_path, "train.lr=0.5")
+    checkpoint_of(run, 7, "data-1", samples=7)
+    new = settings(tmp_path, "train.lr=0.25", "train.clip=2", "train.steps=12", "checkpoint.every=3")
+    with pytest.raises(ConfigError, match=r"--allow-change train\.clip --allow-change train\.lr"):
+        RunWriter(new, writer=True)
+    with pytest.raises(ConfigError, match=r"train\.clip: 1\.0, this one has 2\.0; .*--allow-change train\.clip,"):
+        RunWriter(new, writer=True, allowed=["train.lr"])
+    assert changes(run) == []
+    for _ in range(2):
+        RunWriter(new, writer=True, allowed=["train.lr", "train.clip"])
+        assert load_settings_as(PretrainRun, run.config) == new
+        rows = [("train.clip", 1.0, 2.0, 7), ("train.lr", 0.5, 0.25, 7), ("train.steps", settings(tmp_path).train.steps, 12, 7)]
+        assert changes(run) == rows
+    RunWriter(new, writer=True)
+
+
+def test_before_the_first_step_nothing_has_changed(tmp_path: Path) -> None:
+    run = RunWriter(settings(tmp_path), writer=True)
+    RunWriter(settings(tmp_path, "train.lr=0.25"), writer=True, allowed=["train.lr"])
+    assert changes(run) == []
+
+
+@pytest.mark.parametrize("key", ["llm.layers", "run.seed", "text.window", "hierarchy.levels", "data.read_together"])
+def test_what_makes_another_run_is_not_allowed(tmp_path: Path, key: str) -> None:
+    begun(tmp_path)
+    with pytest.raises(ConfigError, match=rf"--allow-change {key}: .*train\.start_from"):
+        RunWriter(settings(tmp_path), writer=True, allowed=[key])
+
+
+def test_a_key_that_does_not_exist_is_not_allowed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.lrr: no such key; did you mean train\.lr\?"):
+        RunWriter(settings(tmp_path), writer=True, allowed=["train.lrr"])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_batch_may_change_once_samples_are_counted(tmp_path: Path) -> None:
+    run = begun(tmp_path, "train.global_batch=8")
+    checkpoint_of(run, 2, "data-1")
+    new, data = settings(tmp_path, "train.global_batch=16"), Fingerprint("data-1", "")
+    with pytest.raises(ConfigError, match="did not count samples"):
+        RunWriter(new, True, data, ["train.global_batch"])
+    checkpoint_of(run, 3, "data-1", samples=24)
+    RunWriter(new, True, data, ["train.global_batch"])
+    assert changes(run) == [("train.global_batch", 8, 16, 3)]
+
+
+def test_the_option_may_be_anywhere_on_the_command_line() -> None:
+    words = ["RUN.yaml", "--allow-change", "train.lr", "train.lr=1", "--allow-change=train.clip", "-h"]
+    assert allowed_changes(words) == (["RUN.yaml", "train.lr=1", "-h"], ["train.lr", "train.clip"])
 
 
 def test_manifest_and_video_tokenizer_may_move(tmp_path: Path) -> None:
@@ -141,10 +198,10 @@ def test_a_start_that_took_no_step_gives_way_to_other_settings(tmp_path: Path, d
     assert not any(file.exists() for file in made), "what the old settings made"
 
 
-def checkpoint_of(run: RunWriter, step: int, fingerprint: str) -> None:
+def checkpoint_of(run: RunWriter, step: int, fingerprint: str, **more: int) -> None:
     path = run.checkpoints / f"step-{step:08d}"
     path.mkdir()
-    state = {"format": FORMAT, "step": step, "world": 1, "tensor": 1, "parameters": {}, "fingerprint": fingerprint}
+    state = {"format": FORMAT, "step": step, "world": 1, "tensor": 1, "parameters": {}, "fingerprint": fingerprint, **more}
     (path / STATE_FILE).write_text(json.dumps({**state, "sha256": state_digest(state)}))
 
 
@@ -160,6 +217,22 @@ def test_other_data_are_refused_and_the_settings_kept(tmp_path: Path) -> None:
     assert run.config.read_text() == before
     RunWriter(larger, True, Fingerprint("data-1", "b"))
     RunWriter(larger, True, Fingerprint("data-9", "data-1"))  # as an older version wrote it
+    assert changes(run) == []
+
+
+def test_other_data_are_allowed_and_recorded_until_the_next_change(tmp_path: Path) -> None:
+    run = begun(tmp_path, "data.manifest=/a.json")
+    checkpoint_of(run, 2, "data-1")
+    other, first = settings(tmp_path, "data.manifest=/b.json"), settings(tmp_path, "data.manifest=/a.json")
+    with pytest.raises(ConfigError, match=r"--allow-change data\.manifest"):
+        RunWriter(other, True, Fingerprint("data-2", ""))
+    RunWriter(other, True, Fingerprint("data-2", ""), ["data.manifest"])
+    RunWriter(other, True, Fingerprint("data-2", ""))  # killed before its first checkpoint with these data
+    assert changes(run) == [("data.manifest", "/a.json", "/b.json", 2)]
+    with pytest.raises(ConfigError, match="fingerprint data-2, now data-1"):
+        RunWriter(first, True, Fingerprint("data-1", ""))
+    RunWriter(first, True, Fingerprint("data-1", ""), ["data.manifest"])
+    assert [row["data"] for row in read_lines(run.changes)] == ["data-2", "data-1"]
 
 
 def test_a_done_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
