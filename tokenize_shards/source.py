@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from hitvideo.data.remote import Ranges, Shard
 from hitvideo.data.token_format import read_receipt
 from hitvideo.errors import ConfigError, ShardError
+from hitvideo.files import locked
 from tokenize_shards.contract import CONTRACT
 
 _ENDS = 1 << 20
@@ -54,6 +55,8 @@ def prepare_output(shards: Sequence[Shard], out: Path) -> None:
         path = _local(shard)
         if path and (real in path.absolute().parents or real in path.resolve().parents):
             raise ConfigError(f"data.out {out} holds video shard {shard}, which its token shard would replace; set another")
+    if not (out / CONTRACT).exists() and (tar := next(out.glob("*.tar"), None)):
+        raise ConfigError(f"data.out {out} has {tar.name}, but no {CONTRACT} of this job; set an empty directory")
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".probe.{os.getpid()}"
@@ -61,8 +64,14 @@ def prepare_output(shards: Sequence[Shard], out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"data.out {out} cannot be written: {error.strerror}; set another directory") from error
-    if not (out / CONTRACT).exists() and (tar := next(out.glob("*.tar"), None)):
-        raise ConfigError(f"data.out {out} has {tar.name}, but no {CONTRACT} of this job; set an empty directory")
+    try:
+        with locked(out / ".lock"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"data.out {out}: its file system has no file locks ({error.strerror}), which commits need; set a directory on "
+            "another, or mount this one with them (Lustre: -o flock)"
+        ) from error
 
 
 def unchanged(shard: Shard, known: dict[str, Any]) -> None:

@@ -101,7 +101,8 @@ def opened(source: bytes | Path, label: str) -> Iterator[tuple[Any, Any]]:
                 found = f"a container of the kind '{kind}', which is not read; convert it to one of {known}"
                 raise VideoError("unsupported", f"{label}: {found}") from error
             reason = "memory_limit" if isinstance(error, MemoryError) else "corrupt"
-            raise VideoError(reason, f"{label}: cannot be decoded: {error}") from error
+            what = (isinstance(error, OSError) and error.strerror) or error  # FFmpeg's errors are OSErrors, too
+            raise VideoError(reason, f"{label}: cannot be decoded: {what}") from error
 
 
 def labelled(source: bytes | Path, name: str) -> str:

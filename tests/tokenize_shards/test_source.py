@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -58,6 +61,19 @@ def test_an_output_that_cannot_be_written(weights: Path, videos: Path, tmp_path:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"data\.out"):
         main(words(weights, videos, tmp_path / "file" / ("" if broken == "a file" else "out")))
+
+
+def test_a_file_system_without_locks_is_named(
+    weights: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lustre answers that is mounted without them: before the first shard is encoded, not after."""
+
+    def absent(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", absent)
+    with pytest.raises(ConfigError, match=r"data\.out.*flock"):
+        main(words(weights, videos, tmp_path / "out"))
 
 
 def test_a_changed_source_is_named(weights: Path, mine: Path, tmp_path: Path) -> None:
