@@ -1,5 +1,5 @@
 # make demo   train a video tokenizer, tokenize, pretrain on two processes, generate and report (about 10 minutes on two cores)
-# make test   every test that this machine can run, and lint;   make test-fast   the quick ones
+# make test   every test that this machine can run, and lint;   make test-fast   the quick ones;   make test-gpu   those for GPUs
 # Each sets up .venv/ by itself. Needed: Python ≥ 3.11, make and a C++ compiler.
 
 PYTHON ?= python3
@@ -13,7 +13,10 @@ OVER ?=# overrides for the demo's training programs: make demo OVER="train.steps
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: venv demo slurm test test-fast lint bench experiment-levels clean
+# The tests fork ranks, which cannot use CUDA; those marked `gpu` start processes of their own.
+ON_CPU := CUDA_VISIBLE_DEVICES=
+
+.PHONY: venv demo slurm test test-fast test-gpu lint bench experiment-levels clean
 
 venv: $(READY)
 
@@ -31,10 +34,14 @@ slurm:
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM) >/dev/null; } || true
 
 test: $(READY) lint slurm
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(ON_CPU) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
+	$(ON_CPU) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
+
+# On a machine with GPUs and the CUDA build of torch in .venv/.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

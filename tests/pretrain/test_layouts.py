@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from hitvideo.errors import ConfigError
-from hitvideo.ops.attention import flash_missing
 from hitvideo.parallel import layers
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain.language_model import main
@@ -126,16 +124,3 @@ def test_bf16_stays_in_a_band_around_fp32_on_every_layout(tmp_path: Path, manife
 def test_zero_without_stages_refuses_bf16(tmp_path: Path, manifest: Path) -> None:
     with pytest.raises(AssertionError, match=r"use parallel.zero_stage=1"):
         run(tmp_path, manifest, "a", 1, "parallel.zero_stage=0", "train.dtype=bf16")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(flash_missing("cuda", torch.bfloat16) is not None, reason="needs flash-attn")
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_flash_attention_trains_like_sdpa_on_a_gpu(tmp_path: Path, manifest: Path) -> None:
-    """NCCL, bf16 and fused kernels by the same program; the band is bf16's."""
-    losses = []
-    for attention in ("sdpa", "flash"):
-        arguments = words(tmp_path, manifest, attention, "train.dtype=bf16", f"llm.attention={attention}")
-        assert run_ranks(main, 1, arguments) == [0]
-        losses.append([row["loss"] for row in metrics(tmp_path / attention)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -1,0 +1,103 @@
+"""On GPUs, each run in processes of its own under torchrun: `make test-gpu`. A forked rank cannot use CUDA."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hitvideo.ops.attention import flash_missing
+from hitvideo.runs.directory import RunDirectory, read_metrics
+from tests.conftest import ROOT
+from tests.pretrain.runs import compare, metrics, words
+from tests.samples import make_token_shards
+
+RANKS = max(1, min(2, torch.cuda.device_count()))
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return make_token_shards(tmp_path / "tokens")
+
+
+def start(arguments: list[str], *program: str, **environment: str) -> subprocess.Popen[bytes]:
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    command = [torchrun, "--nproc-per-node", str(RANKS), *(program or ("-m", "pretrain")), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, start_new_session=True)
+
+
+def trained(tmp_path: Path, manifest: Path, name: str, *extra: str) -> list[dict[str, float]]:
+    assert start(words(tmp_path, manifest, name, *extra)).wait(300) == 0
+    return metrics(tmp_path / name)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_killed_and_resumed_is_bit_equal(tmp_path: Path, manifest: Path, zero_stage: int) -> None:
+    """Also the first proof that an optimizer's state that was loaded takes a step: fused Adam refuses a wrong device."""
+    more = [f"parallel.zero_stage={zero_stage}", "train.dtype=fp32", "llm.attention=sdpa"]
+    more += ["checkpoint.every=2", "train.steps=60"]
+    quiet = trained(tmp_path, manifest, "quiet", *more)
+    job = start(words(tmp_path, manifest, "killed", *more))
+    log, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 240
+    while not (log.is_file() and len(read_metrics(log)) > 6):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait(60)
+    compare(quiet, trained(tmp_path, manifest, "killed", *more), "resumed", rel=0)
+    ours, theirs = (RunDirectory(tmp_path / name).model_weights() for name in ("killed", "quiet"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_zero_stages_agree(tmp_path: Path, manifest: Path) -> None:
+    runs = [trained(tmp_path, manifest, f"z{stage}", f"parallel.zero_stage={stage}", "train.dtype=bf16") for stage in (1, 2, 3)]
+    for rows in runs[1:]:
+        for mine, theirs in zip(runs[0], rows, strict=True):
+            assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2)
+
+
+@pytest.mark.skipif(flash_missing("cuda", torch.bfloat16) is not None, reason="needs flash-attn")
+def test_flash_attention_trains_like_sdpa(tmp_path: Path, manifest: Path) -> None:
+    """The band is bf16's."""
+    runs = [trained(tmp_path, manifest, kind, "train.dtype=bf16", f"llm.attention={kind}") for kind in ("sdpa", "flash")]
+    assert [row["loss"] for row in runs[0]] == pytest.approx([row["loss"] for row in runs[1]], rel=1e-2)
+
+
+RAISING = """
+import sys, time
+from pretrain import language_model_task
+from pretrain.language_model import main
+from hitvideo.runs.program import guarded
+class Raising(language_model_task.LanguageModelTask):
+    def losses(self, batch, step):
+        if step == 3 and self.engine.topology.rank == 0:
+            raise RuntimeError("a bug in rank 0")
+        return super().losses(batch, step)
+language_model_task.LanguageModelTask = Raising
+guarded(main)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_rank_that_raises_ends_the_job_and_is_named(tmp_path: Path, manifest: Path) -> None:
+    """The other rank waits in a collective of NCCL, whose clean-up would wait for it."""
+    (tmp_path / "raising.py").write_text(RAISING)
+    faults = tmp_path / "faults"
+    program = (str(tmp_path / "raising.py"),)
+    job = start(words(tmp_path, manifest, "a"), *program, HITVIDEO_FAULTS=str(faults), PYTHONPATH=str(ROOT))
+    assert job.wait(240) != 0
+    ended = time.time()
+    found = [json.loads(path.read_text()) for path in faults.glob("fault-*.json")]
+    first = min(found, key=lambda fault: float(fault["time"]))
+    assert (first["rank"], first["what"]) == (0, "RuntimeError: a bug in rank 0")
+    assert ended - first["time"] < 30
