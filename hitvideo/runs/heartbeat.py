@@ -61,13 +61,14 @@ class Heartbeat:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        if kind:
-            with contextlib.suppress(OSError):  # a full disk: then the others learn it from their collectives
-                self._fault.write_text(f"rank {self._rank} on {self._who['host']} failed: {kind.__name__}: {error}"[:1000])
         self._ended.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
-        self._write()
+        if kind is None:
+            self._write()
+            return
+        with contextlib.suppress(OSError):  # a full disk, or a refused start whose directory is gone: others learn it anyway
+            self._fault.write_text(f"rank {self._rank} on {self._who['host']} failed: {kind.__name__}: {error}"[:1000])
 
     def _watch(self) -> None:
         pause = min(self._faults.heartbeat_seconds, self._faults.hang_seconds / 4)

@@ -172,8 +172,13 @@ class RunWriter(RunDirectory):
 
     def discard_if_new(self) -> None:
         """Remove the directory if this start made it: a start that was refused leaves nothing behind."""
-        if self.writer and self._new and not any(self.checkpoints.iterdir()):
-            shutil.rmtree(self.path)
+        if not self.writer or not self._new or any(self.checkpoints.iterdir()):
+            return
+        for _ in range(5):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return
+            time.sleep(0.2)  # another rank was just writing into it
 
     def mark_done(self, step: int) -> None:
         """The run is complete: DONE holds its last step."""

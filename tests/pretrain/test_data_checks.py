@@ -23,7 +23,7 @@ from pretrain.data_checks import log_cut_captions
 from pretrain.language_model import main
 from tests.pretrain.runs import run, words
 from tests.samples import make_token_shards, tiny_hierarchy
-from tests.worlds import RankError, run_ranks
+from tests.worlds import RankError, run_ranks, start_ranks
 
 
 def damage_unseen(manifest: Path) -> int:
@@ -64,7 +64,11 @@ def test_a_lost_shard_is_refused_at_the_start_by_all_ranks(tmp_path: Path) -> No
     shard_paths(manifest.parent, "000001")[0].unlink()
     with pytest.raises(RankError, match=r"ShardError.*000001\.tar"):
         run_ranks(main, 2, words(tmp_path, manifest, "a"))
-    assert not (tmp_path / "a").exists()
+    ranks = start_ranks(main, 2, words(tmp_path, manifest, "b"))  # run_ranks ends the others as soon as one fails
+    for rank in ranks:
+        rank.join(60)
+    assert all(rank.exitcode not in (None, 0) for rank in ranks)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(("window", "level"), [(4, logging.WARNING), (64, logging.INFO)])
