@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -181,6 +182,8 @@ def test_a_broken_node_is_excluded_and_named(
         pytest.skip("a node is broken, which needs namespaces of its own (root)")
     words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "train.micro_batch=8", "train.steps=2",
              "tracking.enabled=false"]  # fmt: skip
+    # Else the job begins on another node: one that was cut off comes back when it has reported.
+    until(lambda: re.search(r"State=IDLE\s", cluster.run("scontrol", "show", "node", "-o", "n1").stdout), "n1 is free again")
     with cluster.without_shared_memory("n1"), logs_on_failure(LOGS):
         size = ["--gpus-per-node=1", "--cpus-per-task=2", "--time=30", "slurm/pretrain_7b.sh", *words]
         job = cluster.submit("--nodes=1", *size, "run.name=requeued", cwd=ROOT)
