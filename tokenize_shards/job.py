@@ -162,7 +162,7 @@ class Pipeline:
         yield from waiting
 
     def _open(self, shard: Shard) -> ShardWork:
-        """List a shard. A file that is no tar is one reject; a store that does not answer is a failure."""
+        """List a shard. A file that is not a tar is one reject; a store that does not answer is a failure."""
         work = ShardWork(shard, ShardListing(shard), {}, Records(self.out))
 
         def listed() -> None:

@@ -31,7 +31,7 @@ def hardware() -> dict[str, str]:
 
 
 def _driver() -> str | None:
-    """The version of the GPUs' kernel driver; None if there is no driver."""
+    """The version of the GPUs' kernel driver; None without a driver."""
     for path in DRIVERS:
         with suppress(OSError):
             text = path.read_text()

@@ -40,7 +40,7 @@ def caption_text(content: bytes, name: str) -> str:
     if "\0" in text:
         raise VideoError("bad_caption", f"{name}: the caption holds NUL bytes; is it UTF-16 without a mark? Write it as UTF-8")
     if _mixes_scripts(text):
-        raise VideoError("bad_caption", f"{name}: '{printable(text)}' is no text in UTF-8, perhaps in GBK; write it as UTF-8")
+        raise VideoError("bad_caption", f"{name}: '{printable(text)}' is not UTF-8 text, perhaps GBK; write it as UTF-8")
     return text.strip()
 
 

@@ -13,7 +13,7 @@ HASH = 12  # hex digits
 
 
 def keys_of(sources: Sequence[str]) -> list[str]:
-    """A key for each relative path: the path without extension, with `_` for spaces, dots and what is no letter or digit.
+    """A key for each relative path: the path without extension, with `_` for each character that is not a letter or digit.
 
     If more than spaces and dots is lost, if the key is too long, or if another path has the same key on a disk that ignores
     case, the key ends in a hash of the path.

@@ -131,7 +131,7 @@ def persistently(action: Callable[[], T], what: object) -> T:
 
 
 def byte_size(shard: Shard) -> int:
-    """Size of a shard in bytes. Raises ConfigError if there is no such file."""
+    """Size of a shard in bytes. Raises ConfigError if the file does not exist."""
     try:
         if isinstance(shard, Path):
             return shard.stat().st_size

@@ -21,7 +21,7 @@ REASONS = {
     "no_video": "no video or picture has its key",
     "two_videos": "several videos, or several pictures, have its key",
     "no_metadata": "neither a .json nor a .txt has its key",
-    "download_failed": "there is no video, and by the `status` in its JSON the download failed",
+    "download_failed": "the video is missing because its download failed, says the `status` in its JSON",
     "dotted_key": "a key ends at the first dot of a file's name, as in webdataset; a name with more dots is a sample of "
     "its own only if a .json or .txt has the same name; add one, or replace the inner dots",
 }

@@ -19,7 +19,7 @@ OTHER_MEDIA = (
     "gif", "apng", "avif", "heic", "heif", "bmp", "tif", "tiff", "jxl", "rm", "rmvb", "mxf", "y4m", "ivf", "h264", "264",
     "h265", "hevc", "m1v", "mod", "tod", "dv", "amv", "nut", "wtv", "insv",
 )  # fmt: skip
-# Beside a caption, these are no videos either.
+# Beside a caption, these are not videos either.
 SIDECARS = (
     *TEXT_EXTENSIONS, "json", "jsonl", "csv", "tsv", "parquet", "md", "srt", "vtt", "html", "xml", "yaml", "yml", "log", "npy",
     "npz", "pt", "safetensors",
@@ -197,7 +197,7 @@ def _passes(row: Row, choice: Choice) -> bool:
 
 
 def _misplaced(path: Path, root: Path) -> str:
-    """Why a path is no file under the root: missing, outside; empty if it is one."""
+    """Why a path is not a file under the root (missing, outside); empty if it is one."""
     try:
         inside = path.resolve().is_relative_to(root)
     except (OSError, ValueError, RuntimeError):  # a NUL in the name, a name too long, a loop of links

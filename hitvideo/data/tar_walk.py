@@ -63,7 +63,7 @@ class Walk:
             except (tarfile.HeaderError, ValueError) as error:
                 if not at:
                     raise ShardError(self._not_a_tar(header, error)) from error
-                self.cut = f"after {at} bytes there is no readable header: {error}"
+                self.cut = f"after {at} bytes the header cannot be read: {error}"
                 return
             start = self._content_start(info, at)
             size = size if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or _extends(info) else 0
@@ -129,7 +129,7 @@ class Walk:
 
 
 def _extends(info: tarfile.TarInfo) -> bool:
-    """Whether it is no member, but says something about the next one."""
+    """Whether it is not a member itself, but describes the next one."""
     return info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, *PASSED_OVER)
 
 

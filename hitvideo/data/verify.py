@@ -26,7 +26,7 @@ from hitvideo.files import sha256
 def verify(manifest: Path, jobs: int = 1, progress: Callable[[int], object] = lambda _: None) -> Iterator[str]:
     """Every mismatch as a line: totals, receipts, checksums, records, codes and captions of samples, pack, rejects.
 
-    `jobs` processes share the shards; `progress` is called with 1 after each. Raises ConfigError if there is no manifest.
+    `jobs` processes share the shards; `progress` is called with 1 after each. Raises ConfigError if the manifest is missing.
     """
     content = _read(manifest)
     receipts: list[dict[str, Any]] = content.pop("shards")

@@ -207,7 +207,7 @@ def _add(listing: ShardListing, seen: set[str], key: str, parts: Parts) -> None:
 
 
 def _download_failed(ranges: Ranges, group: Group) -> bool:
-    """Whether the JSON says, as video2dataset and img2dataset write it, that there is no video because a download failed."""
+    """Whether the JSON says, as video2dataset and img2dataset write it, that the download of the video failed."""
     span = group["json"]
     if span.size > LARGEST_FAILURE:
         return False

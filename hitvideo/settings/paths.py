@@ -25,7 +25,7 @@ def expanded(text: str) -> str:
         raise ConfigError(f"'{found[0]}' starts nothing that is filled in here; write $NAME, ${{NAME}} or the value itself")
     filled = os.path.expanduser(filled)
     if filled.startswith("~"):
-        raise ConfigError(f"{short(filled.partition('/')[0])} is no user with a home; write ./~ for a file of that name")
+        raise ConfigError(f"{short(filled.partition('/')[0])} is not a user with a home; write ./~ for a file of that name")
     return filled
 
 

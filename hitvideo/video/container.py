@@ -159,7 +159,7 @@ def _seconds(container: Any, stream: Any) -> float | None:
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float | None:
-    """The header's duration of the video stream; of the container, whose sound may be longer, only if there is no other."""
+    """The header's duration of the video stream; of the container, whose sound may be longer, only if the stream has none."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None

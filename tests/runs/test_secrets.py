@@ -28,7 +28,7 @@ HIDDEN = {
     "simplecache::s3://key:s3cret@bucket/{000..009}.tar": "simplecache::s3://***@bucket/{000..009}.tar",
 }
 PLAIN = [
-    "", "runs/a@b?c=d", "file:x", "sqlite:////tmp/a@b/mlflow.db", "http://host:8080/path@v1", "s3://bucket/0000?.tar",
+    "", "runs/a@b?c=d", "file:x", "sqlite:////data/a@b/mlflow.db", "http://host:8080/path@v1", "s3://bucket/0000?.tar",
     "s3://bucket/a@b/x.tar", "http://host/ and a@b", "10:30 a@b ?x=y",
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ PRETRAIN, JOB, VIDEO_TOKENIZER = (
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/me")
     monkeypatch.setenv("SCRATCH", "/scratch/$HOME")  # what is filled in is not read again
     monkeypatch.setenv("EMPTY", "")
     monkeypatch.delenv("UNSET", raising=False)
@@ -27,7 +27,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "result"),
     [
-        ("~/runs", "/home/me/runs"), ("~", "/home/me"), ("$SCRATCH/runs", "/scratch/$HOME/runs"),
+        ("~/runs", "/me/runs"), ("~", "/me"), ("$SCRATCH/runs", "/scratch/$HOME/runs"),
         ("a/${SCRATCH}b", "a//scratch/$HOMEb"), ("a~b", "a~b"), ("./~x", "./~x"), ("5$", "5$"), ("$5", "$5"),
         ("/a b/#1: [x]", "/a b/#1: [x]"), ("", ""),
     ],
@@ -58,7 +58,7 @@ def test_every_path_is_filled_in_from_the_command_line_and_from_yaml(tmp_path: P
         found: object = settings
         for part in key.split("."):
             found = getattr(found, part)
-        assert found == "/home/me/x"
+        assert found == "/me/x"
     with pytest.raises(ConfigError, match=rf"tiny\.yaml: '{key}': \$UNSET "):
         load_settings(run, [f"{key}=$UNSET/x"])
 

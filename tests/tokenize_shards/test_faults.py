@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import sys
 import time
@@ -217,9 +218,12 @@ def test_a_worker_that_answers_nonsense(shard_with_one: Path, tmp_path: Path, mo
     from hitvideo.data.video_shards import scan
 
     member = scan(shard_with_one).samples[0]
+    touched = tmp_path / "touched"
+    hostile = f"cos\nsystem\n(S'touch {touched}'\ntR.".encode()  # a pickle that runs a command
+    hostile = len(hostile).to_bytes(8, "little") + hostile
     ready = b"\x0f\0\0\0\0\0\0\0" + b'{"ready": true}'
     for number, answer in enumerate([
-        b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b'\x10\0\0\0\0\0\0\0{"seconds": 0.1}', b"cos\nsystem\n(S'touch /tmp/x'\ntR." * 9,
+        b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b'\x10\0\0\0\0\0\0\0{"seconds": 0.1}', hostile,
         b'\x2b\0\0\0\0\0\0\0{"seconds": 1, "bucket": 0, "clips": 1000 }',
     ]):  # fmt: skip
         script = tmp_path / f"worker{number}"
@@ -228,7 +232,10 @@ def test_a_worker_that_answers_nonsense(shard_with_one: Path, tmp_path: Path, mo
         monkeypatch.setattr(sys, "executable", str(script))
         with DecodingPool(1, 60, 4) as pool, pytest.raises(decoding.WorkerError):
             pool.submit(shard_with_one, member, RECIPE).result(30)
+        assert not touched.exists()
         monkeypatch.undo()
+    pickle.loads(hostile[8:])
+    assert touched.exists(), "a reader that unpickled it would have run it"
 
 
 def reading(path: Path) -> bytes:
