@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -22,12 +24,13 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import refresh_weights
 from hitvideo.planning.flops import training_flops_per_clip
 from hitvideo.settings.programs import VideoTokenizerRun
+from hitvideo.video_tokenizer.conv import PIXEL_CHANNELS
 from hitvideo.video_tokenizer.losses import level_shares, sample_prefix
 from hitvideo.video_tokenizer.model import VideoTokenizer
 from hitvideo.video_tokenizer.objective import DISCRIMINATOR, Objective, load_perceptual
 from hitvideo.video_tokenizer.phases import Place, place, unquantized_share
 from hitvideo.video_tokenizer.weights import save_video_tokenizer
-from pretrain.task import Cost, OpenRun, Task, learning_rate, make_batches
+from pretrain.task import Cost, OpenRun, Rehearsal, Task, learning_rate, make_batches
 
 log = logging.getLogger(__name__)
 _READ_TOGETHER = 1024  # clips of a block of the data order; the cost here is decoding, not reading
@@ -88,7 +91,7 @@ class VideoTokenizerTask(Task):
         mine = [prefix[places].to(device) for places in self.training.places]
         self.objective.lecam.close_step()
         self._prefixes, self._shares, self._tables = iter(mine), level_shares(prefix, levels), None
-        entropy = loss.entropy and self.settings.video_tokenizer.quantizer == "lfq"
+        entropy = np.any(loss.entropy) and self.settings.video_tokenizer.quantizer == "lfq"
         if len(batches) > 1 and entropy and here.phase.quantized and here.phase.train == "all":
             with torch.no_grad():
                 parts = zip(batches, mine, strict=True)
@@ -111,6 +114,19 @@ class VideoTokenizerTask(Task):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.objective.load_state(state)
+        self._prefixes, self._tables = iter(()), None
+
+    def rehearsals(self, step: int) -> list[Rehearsal]:
+        """One for each phase from this step on, with the phase's clips."""
+        found, first = [], 0
+        for phase in self.settings.schedule:
+            if first + phase.steps > step:
+                clip = self.settings.clip_in(phase)
+                shape = (self.train.micro_batch, PIXEL_CHANNELS, clip.frames, clip.height, clip.width)
+                what = f"phase {phase.name}, clips of {clip.frames} × {clip.height} × {clip.width}"
+                found.append(Rehearsal(what, max(first, step), partial(torch.zeros, shape)))
+            first += phase.steps
+        return found
 
     def write_weights(self, checkpoint: Path) -> None:
         """`weights/`: the tokenizer alone, in fp32."""

@@ -71,6 +71,15 @@ class VideoTokenizerRun(BaseRun):
         total, levels = sum(phase.steps for phase in self.phases), len(self.hierarchy.levels)
         if self.phases and total != self.train.steps:
             raise ConfigError(f"the phases have {total} steps in all, train.steps is {self.train.steps}; make them equal")
+        entropy, dropouts = self.loss.entropy, {f"phase '{phase.name}'": phase.level_dropout for phase in self.phases}
+        if isinstance(entropy, tuple) and len(entropy) != levels:
+            raise ConfigError(f"loss.entropy has {len(entropy)} weights, the hierarchy has {levels} levels; give as many")
+        for where, shares in {"loss": self.loss.level_dropout, **dropouts}.items():
+            if isinstance(shares, tuple) and (len(shares) >= levels or sum(shares) > 1):
+                raise ConfigError(
+                    f"{where}: level_dropout has {len(shares)} shares that sum to {sum(shares):g}; give at most {levels - 1}, "
+                    f"those of the first 1, 2, … levels alone, that sum to at most 1"
+                )
         for phase in self.phases:
             if phase.levels and phase.levels > levels:
                 raise ConfigError(f"phase '{phase.name}' uses {phase.levels} levels, the hierarchy has {levels}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from hitvideo.config import Count, Depth, Fraction, Positive, Section, Size
 from hitvideo.settings.paths import Expanded
+
+Weight: TypeAlias = Annotated[float, Field(ge=0)]
+Weights: TypeAlias = Weight | Annotated[tuple[Weight, ...], Field(min_length=1)]
+Shares: TypeAlias = Fraction | Annotated[tuple[Fraction, ...], Field(min_length=1)]
+LevelPath = Literal["cells", "block", "mean"]
 
 
 class VideoTokenizerSection(Section):
@@ -15,6 +20,10 @@ class VideoTokenizerSection(Section):
 
     quantizer: Literal["lfq", "fsq"] = "lfq"
     """How latents become bits. lfq: lookup-free quantisation; fsq: finite scalar quantisation."""
+    level_path: LevelPath = "cells"
+    """How a coarse level reads and writes the finest cells under one of its own. cells: all of them by one linear map each
+    way, so that a code can say how the cell changes; block: with a small network beside the map; mean: their mean, repeated,
+    which cannot hold motion."""
     patch: Literal[1, 2, 4] = 1
     """Pixels per side that are folded into channels before the first convolution."""
     channels: tuple[Size, ...] = (64, 128, 256)
@@ -62,8 +71,9 @@ class LossSection(Section):
     """Weight of the mean squared error of pixels."""
     log_l2: float = Field(0.0, ge=0)
     """Weight of mean log(l2) over clips. Its gradient keeps its size relative to the code losses as l2 shrinks."""
-    entropy: float = Field(0.1, ge=0)
-    """Weight of the entropy loss (per-sample minus batch entropy); LFQ only."""
+    entropy: Weights = 0.1
+    """Weight of the entropy loss (per-sample minus batch entropy), the mean over the levels; LFQ only. A list gives each
+    level its own, coarsest first: coarse levels must use their codes, fine ones are harder to predict if they do."""
     entropy_boost: float = Field(3.0, ge=1)
     """At step 0 the entropy weight is this many times higher (MAGVIT-v2)."""
     entropy_anneal_steps: Count = 2000
@@ -72,8 +82,9 @@ class LossSection(Section):
     """Weight of the commitment loss, which pulls the latents to their codes."""
     perceptual: PerceptualSection = PerceptualSection()
     adversarial: AdversarialSection = AdversarialSection()
-    level_dropout: Fraction = 0.5
-    """Share of training clips that are decoded from a random prefix of the levels, which makes every prefix decode."""
+    level_dropout: Shares = 0.5
+    """Share of training clips that are decoded from a random prefix of the levels, which makes every prefix decode. A list
+    gives the shares decoded from the first level alone, from the first two, …; the rest is decoded from all."""
     unquantized_until: Fraction = 0.0
     """Quantisation is phased in over this fraction of the first quantised phase: at first all clips pass unquantised."""
 
@@ -89,7 +100,7 @@ class PhaseSection(Section):
     """Quantise the latents; false: they pass as they are, so that encoder and decoder learn first."""
     levels: Positive | None = None
     """How many of the coarsest levels are used; null: all."""
-    level_dropout: Fraction | None = None
+    level_dropout: Shares | None = None
     """The phase's loss.level_dropout; null: the run's. 0 in the last phase slightly improves decoding from all levels and
     does not hurt prefixes."""
     train: Literal["all", "decoder"] = "all"

@@ -73,6 +73,10 @@ class LeCam:
         anchor_real, anchor_fake = self.anchors.to(real)
         return weights @ by_clip(F.relu(real - anchor_fake).square() + F.relu(anchor_real - fake).square())
 
+    def forget_step(self) -> None:
+        """Drop the logits since the last `close_step`: those of a step that does not count."""
+        self._step = []
+
     def close_step(self) -> None:
         """Move the means by the logits since the last call. Call on all ranks, between steps."""
         if self._step:

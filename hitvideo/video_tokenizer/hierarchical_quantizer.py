@@ -16,6 +16,7 @@ level 0's cells are longer, so a finer code does not depend on frames after the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -26,7 +27,8 @@ from torch import Tensor, nn
 
 from hitvideo.hierarchy import Grid, Hierarchy
 from hitvideo.ops.precision import full_precision
-from hitvideo.video_tokenizer.conv import Triple, keep_variance, rms_normalise
+from hitvideo.settings.video_tokenizer import LevelPath
+from hitvideo.video_tokenizer.conv import Triple, depth_to_space, keep_variance, rms_normalise, space_to_depth
 from hitvideo.video_tokenizer.fsq import FSQ
 from hitvideo.video_tokenizer.lfq import LFQ
 from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
@@ -35,6 +37,7 @@ from hitvideo.video_tokenizer.quantizer import Quantized, Quantizer
 # is saturated, so the entropy loss would have a gradient only in the few channels within 0.01 of zero.
 INV_TEMPERATURE = 2.0
 OUT_GAIN = 0.5  # contributions start smaller than the latents, so that their sum does not overshoot
+REFINEMENT_WIDTH = 256
 ENCODER_SHARE = 0.25  # VQ-VAE's beta: the latents move toward the codes this much slower than the codes toward them
 
 
@@ -74,32 +77,61 @@ class Projection(nn.Conv3d):
             return F.conv3d(input.float(), self.weight.float(), self.bias.float())
 
 
+class Refinement(nn.Module):
+    """What a nonlinear path adds to a projection: 1×1×1, SiLU, 1×1×1. Starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.spread = Projection(in_channels, REFINEMENT_WIDTH)
+        self.gather = Projection(REFINEMENT_WIDTH, out_channels)
+        nn.init.zeros_(self.gather.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.gather(F.silu(self.spread(features)))
+        return out
+
+
 class LevelQuantizer(nn.Module):
     """One level: residual on the finest grid → the level's indices, and its contribution on the finest grid."""
 
-    def __init__(self, quantizer: Quantizer, latent_channels: int, factor: Triple) -> None:
+    def __init__(self, quantizer: Quantizer, latent_channels: int, factor: Triple, path: LevelPath) -> None:
         super().__init__()
         self.factor = factor
         """How many finest cells one cell of this level covers, per axis."""
         self.quantizer = quantizer
-        self.project_in = Projection(latent_channels, quantizer.channels)
-        self.project_out = Projection(quantizer.channels, latent_channels)
+        self.path = path if max(factor) > 1 else "mean"  # the finest level's own cells: all paths are one projection
+        channels = latent_channels if self.path == "mean" else latent_channels * math.prod(factor)
+        self.project_in = Projection(channels, quantizer.channels)
+        self.project_out = Projection(quantizer.channels, channels)
         with torch.no_grad():
             self.project_out.weight.mul_(OUT_GAIN)
+        if self.path == "block":
+            self.refine_in = Refinement(channels, quantizer.channels)
+            self.refine_out = Refinement(quantizer.channels, channels)
 
     def forward(self, residual: Tensor, keep: Tensor | None = None, share: float | None = None) -> tuple[Quantized, Tensor]:
         """`keep` and `share` as in `Quantizer.forward`."""
-        latents = F.avg_pool3d(residual, self.factor) if max(self.factor) > 1 else residual  # (B, C, t, h, w)
-        latents = self.project_in(latents)  # (B, quantizer.channels, t, h, w)
+        latents = self.gather(residual)
         if self.quantizer.normalise:
             # RMS over a cell's channels, not LayerNorm: with a zero mean, codes whose signs are all equal could not occur.
             latents = rms_normalise(latents)
         quantized: Quantized = self.quantizer(latents, keep, share)
         return quantized, self.expand(quantized.values)
 
+    def gather(self, residual: Tensor) -> Tensor:
+        """(B, C, t, h, w) residual on the finest grid → (B, quantizer.channels, t, h, w) on the level's grid."""
+        if self.path == "mean":
+            latents: Tensor = self.project_in(F.avg_pool3d(residual, self.factor) if max(self.factor) > 1 else residual)
+            return latents
+        cells = space_to_depth(residual, self.factor)  # (B, C · dt · dh · dw, t, h, w)
+        latents = self.project_in(cells)
+        return latents + self.refine_in(cells) if self.path == "block" else latents
+
     def expand(self, values: Tensor) -> Tensor:
         """(B, quantizer.channels, t, h, w) values on the level's grid → (B, C, t, h, w) on the finest grid."""
         latents: Tensor = self.project_out(values)
+        if self.path != "mean":
+            return depth_to_space(latents + self.refine_out(values) if self.path == "block" else latents, self.factor)
         dt, dh, dw = self.factor
         if dh > 1 or dw > 1:
             batch, _, t, h, w = latents.shape
@@ -112,13 +144,15 @@ class LevelQuantizer(nn.Module):
 class HierarchicalQuantizer(nn.Module):
     """(B, latent_channels, t, h, w) latents on the finest grid ⇄ codes of all levels. Runs in fp32."""
 
-    def __init__(self, hierarchy: Hierarchy, kind: Literal["lfq", "fsq"], latent_channels: int) -> None:
+    def __init__(
+        self, hierarchy: Hierarchy, kind: Literal["lfq", "fsq"], latent_channels: int, path: LevelPath = "cells"
+    ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         self.levels = nn.ModuleList()
         for level in hierarchy.levels:
             factor = cast(Triple, tuple(c // f for c, f in zip(level.down, hierarchy.finest.down, strict=True)))
-            self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor))
+            self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor, path))
 
     def forward(
         self, latents: Tensor, prefix: Tensor | None = None, shares: Sequence[float] | None = None

@@ -18,10 +18,13 @@ Tables = list[tuple[Tensor, ...]]
 _LOG_FLOOR = 2e-4  # mean square error of a clip at 43 dB; better clips gain little from log_l2
 
 
-def entropy_weight(loss: LossSection, step: int) -> float:
-    """Weight of the entropy loss: falls linearly from `entropy_boost` · `entropy` to `entropy` by `entropy_anneal_steps`."""
+def entropy_weights(loss: LossSection, step: int, levels: int) -> list[float]:
+    """Each level's weight of the entropy loss: falls linearly from `entropy_boost` · `entropy` to `entropy` by
+    `entropy_anneal_steps`.
+    """
     done = min(1.0, step / loss.entropy_anneal_steps) if loss.entropy_anneal_steps else 1.0
-    return loss.entropy * (loss.entropy_boost + (1 - loss.entropy_boost) * done)
+    weights = loss.entropy if isinstance(loss.entropy, tuple) else (loss.entropy,) * levels
+    return [weight * (loss.entropy_boost + (1 - loss.entropy_boost) * done) for weight in weights]
 
 
 def distances(
@@ -58,7 +61,8 @@ def code_losses(
     entropy = torch.stack([each_cell - table_entropy(level) for each_cell, level in tables])
     commitment = torch.stack(reconstruction.commitment)
     parts = {"entropy": entropy.mean(), "commitment": commitment.mean(), "residual": reconstruction.residual}
-    total = entropy_weight(loss, step) * parts["entropy"] + loss.commitment * (parts["commitment"] + parts["residual"])
+    weights = entropy.new_tensor(entropy_weights(loss, step, len(entropy)))
+    total = (weights * entropy).mean() + loss.commitment * (parts["commitment"] + parts["residual"])
     by_level = {"entropy": entropy.detach(), "commitment": commitment.detach()}
     logged = {f"{name}_level_{k}": part for name, levels in by_level.items() for k, part in enumerate(levels)}
     return {**parts, **logged, "codes": total}
@@ -84,14 +88,21 @@ def flatten(tables: Tables) -> Tensor:
     return torch.cat([table.flatten() for level in tables for table in level])
 
 
-def sample_prefix(batch: int, levels: int, level_dropout: float, seed: Sequence[int], unquantized: float = 0.0) -> Tensor:
+def sample_prefix(
+    batch: int, levels: int, level_dropout: float | Sequence[float], seed: Sequence[int], unquantized: float = 0.0
+) -> Tensor:
     """(B,) int64: how many levels each clip keeps: all with probability 1 - level_dropout, else uniform in 1 … levels.
 
-    With probability `unquantized` a clip gets 0 instead, which means that its latents pass unquantised. A clip's draw is a
-    function of `seed` and its place in the batch alone.
+    A list as `level_dropout` gives the probabilities of 1, 2, … levels. With probability `unquantized` a clip gets 0
+    instead, which means that its latents pass unquantised. A clip's draw is a function of `seed` and its place in the batch
+    alone.
     """
     dropped, passed, shorter = np.random.default_rng(list(seed)).random((batch, 3)).T
-    kept = np.where(dropped < level_dropout, 1 + np.floor(shorter * levels), levels)
+    if isinstance(level_dropout, Sequence):
+        below = np.searchsorted(np.cumsum(level_dropout), dropped, side="right")  # (B,) how many shares a draw is beyond
+        kept = np.where(below < len(level_dropout), np.minimum(1 + below, levels), levels)
+    else:
+        kept = np.where(dropped < level_dropout, 1 + np.floor(shorter * levels), levels)
     return torch.from_numpy(np.where(passed < unquantized, 0, kept).astype(np.int64))
 
 

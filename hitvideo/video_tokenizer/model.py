@@ -51,7 +51,9 @@ class VideoTokenizer(nn.Module):
         self.section = section
         self.hierarchy = hierarchy
         self.encoder = Encoder(section, hierarchy.finest.down, recompute)
-        self.quantizer = HierarchicalQuantizer(hierarchy, section.quantizer, section.latent_channels)
+        self.quantizer = HierarchicalQuantizer(
+            hierarchy, section.quantizer, section.latent_channels, section.level_path
+        )
         self.decoder = Decoder(section, hierarchy.finest.down, recompute)
 
     def forward(

@@ -113,6 +113,8 @@ class Objective(nn.Module):
         return {"lecam": self.lecam.anchors.tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Take `state` back, and forget what a step under way has noted."""
+        self.lecam.forget_step()
         if "lecam" in state:
             self.lecam.anchors = torch.tensor(state["lecam"])
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hitvideo import config
-from hitvideo.config import Section
+from hitvideo.config import Section, merge
 from hitvideo.errors import ConfigError
 from hitvideo.files import replacing
 from hitvideo.hierarchy import ClipShape, Hierarchy
@@ -41,10 +43,23 @@ class SavedConfig(Section):
     hierarchy: Hierarchy
     video_tokenizer: VideoTokenizerSection
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, content: Any) -> Any:
+        """Weights older than `level_path` have levels that read the mean of their cells."""
+        network = content.get("video_tokenizer") if isinstance(content, Mapping) else None
+        if not isinstance(network, Mapping):
+            return content
+        return merge(content, {"video_tokenizer": {"level_path": "mean", **network}})
+
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings, with `clip` under its former key `video`, so that older weights keep their fingerprint."""
+        """Hash of the settings: with `clip` under its former key `video`, and without a `level_path` of `mean`, so that older
+        weights keep their fingerprint.
+        """
         dumped = self.model_dump(mode="json")
+        if self.video_tokenizer.level_path == "mean":
+            del dumped["video_tokenizer"]["level_path"]
         return config.fingerprint({"video": dumped.pop("clip"), **dumped})
 
 

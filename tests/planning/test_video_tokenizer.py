@@ -114,10 +114,12 @@ def test_flops_of_a_network_small_enough_to_count_by_hand() -> None:
     encoder += 2 * 9 * 8 * 4 * positions[2]
     decoder = 2 * 9 * 4 * 8 * positions[2] + block * sum(positions.values()) + 2 * 8 * 16 * (positions[2] + positions[4])
     decoder += 2 * 9 * 8 * 48 * positions[8]
-    cells = sum(math.prod(grid) for grid in run.hierarchy.grids(run.clip.extent))
-    projections = 3 * 2 * 4 * 9 * cells  # 4 channels to 9 bits once; back twice, for the decoder and for the codebook
-    entropy = 2 * 32 * 16 * cells  # the batch's joint distribution of the first 5 and the last 4 bits
-    assert training_flops_per_clip(run) == 3 * (encoder + decoder + projections + entropy)
+    cells = [math.prod(grid) for grid in run.hierarchy.grids(run.clip.extent)]
+    finest = cells[-1]  # every level reads and writes all finest cells, joined in its own: 4 channels each
+    projections = len(cells) * 3 * 2 * 4 * 9 * finest  # to 9 bits once; back twice, for the decoder and for the codebook
+    refinements = 3 * 2 * 256 * sum(4 * finest + 9 * own for own in cells[:-1])  # level_path block, 256 wide, as often
+    entropy = 2 * 32 * 16 * sum(cells)  # the batch's joint distribution of the first 5 and the last 4 bits
+    assert training_flops_per_clip(run) == 3 * (encoder + decoder + projections + refinements + entropy)
 
 
 @pytest.mark.parametrize("name", ["paper_4level", "single_4x8x8", "single_8x8x8"])

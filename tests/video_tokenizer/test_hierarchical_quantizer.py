@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from hitvideo.hierarchy import Grid, Hierarchy, Level
+from hitvideo.settings.video_tokenizer import LevelPath
 from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantized, HierarchicalQuantizer
 from hitvideo.video_tokenizer.quantizer import table_entropy
 
@@ -23,10 +24,25 @@ def entropies(quantized: HierarchicalQuantized) -> list[float]:
     return [(each_cell - table_entropy(tables)).item() for each_cell, tables in pairs]
 
 
-@pytest.fixture(params=["lfq", "fsq"])
+@pytest.fixture(params=[("lfq", "cells"), ("fsq", "cells"), ("lfq", "block"), ("fsq", "mean")], ids=" ".join)
 def quantizer(request: pytest.FixtureRequest) -> HierarchicalQuantizer:
     torch.manual_seed(0)
-    return HierarchicalQuantizer(HIERARCHY, request.param, CHANNELS)
+    made = HierarchicalQuantizer(HIERARCHY, *request.param[:1], CHANNELS, request.param[1])
+    for name, parameter in made.named_parameters():  # a refinement starts at zero
+        torch.nn.init.normal_(parameter, std=0.1) if "refine" in name else None
+    return made
+
+
+@pytest.mark.parametrize(("path", "moves"), [("cells", True), ("block", True), ("mean", False)])
+def test_what_a_coarse_code_says_of_its_frames(path: LevelPath, moves: bool) -> None:
+    """Level 0's cell covers two finest frames. Only a mean over them says the same for both, and sees no change."""
+    torch.manual_seed(0)
+    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS, path)
+    codes = quantizer.encode(latents_of(), 1)
+    first, second = quantizer.decode(codes, FINEST)[:, :, :2].unbind(2)
+    assert torch.equal(first, second) != moves
+    backwards = latents_of().unflatten(2, (2, 2)).flip(3).flatten(2, 3)  # the frames of each cell change places
+    assert torch.equal(quantizer.encode(backwards, 1)[0], codes[0]) != moves
 
 
 def test_grids_of_the_codes(quantizer: HierarchicalQuantizer) -> None:

@@ -7,7 +7,7 @@ from hitvideo.settings.video_tokenizer import LossSection, VideoTokenizerSection
 from hitvideo.video_tokenizer.losses import (
     code_losses,
     distances,
-    entropy_weight,
+    entropy_weights,
     flatten,
     level_shares,
     over_batch,
@@ -26,8 +26,9 @@ def video_of(batch: int) -> torch.Tensor:
 
 def test_entropy_weight_falls_linearly() -> None:
     loss = LossSection(entropy=0.1, entropy_boost=3, entropy_anneal_steps=100)
-    assert [round(entropy_weight(loss, step), 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
-    assert entropy_weight(loss.model_copy(update={"entropy_anneal_steps": 0}), 0) == 0.1
+    assert [round(entropy_weights(loss, step, 2)[1], 6) for step in (0, 50, 100, 1000)] == [0.3, 0.2, 0.1, 0.1]
+    assert entropy_weights(loss.model_copy(update={"entropy_anneal_steps": 0}), 0, 1) == [0.1]
+    assert entropy_weights(loss.model_copy(update={"entropy": (0.1, 0.2)}), 100, 2) == [0.1, 0.2]
 
 
 def test_losses_are_weighted_sums() -> None:
@@ -53,6 +54,9 @@ def test_sample_prefix() -> None:
     counts = torch.bincount(drawn, minlength=5) / 40_000
     torch.testing.assert_close(counts, torch.tensor([0.2, 0.1, 0.1, 0.1, 0.5]), rtol=0, atol=0.01)
     assert sample_prefix(100, 4, 0.5, (0, 0), unquantized=1.0).eq(0).all()
+    counts = torch.bincount(sample_prefix(40_000, 4, (0.3, 0.0, 0.2), (0, 0)), minlength=5) / 40_000
+    torch.testing.assert_close(counts, torch.tensor([0, 0.3, 0, 0.2, 0.5]), rtol=0, atol=0.01)
+    assert sample_prefix(40_000, 2, (0.3, 0.0, 0.2), (0, 0)).max() == 2, "a phase of fewer levels"
 
 
 def test_a_clips_prefix_is_a_function_of_seed_step_and_place() -> None:

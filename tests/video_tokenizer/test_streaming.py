@@ -111,7 +111,7 @@ def test_peak_memory_is_flat_in_the_length(tmp_path: Path) -> None:
     assert peaks[1] < 1.1 * peaks[0], peaks
 
 
-SHIPPED = ("paper_4level", "single_4x8x8", "single_8x8x8", "small_four_level", "tiny")
+SHIPPED = ("paper_4level", "paper_17bit", "single_4x8x8", "single_8x8x8", "small_four_level", "tiny")
 
 
 @pytest.mark.parametrize("name", SHIPPED)

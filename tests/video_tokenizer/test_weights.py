@@ -18,7 +18,17 @@ FIRST_FINGERPRINT = "f2bc663daab1cc48"  # what the first version recorded for th
 
 def test_the_fingerprint_of_the_settings_has_not_changed() -> None:
     hierarchy, clip = tiny_hierarchy()
-    assert SavedConfig(clip=clip, hierarchy=hierarchy, video_tokenizer=SECTION).fingerprint == FIRST_FINGERPRINT
+    section = SECTION.model_copy(update={"level_path": "mean"})
+    assert SavedConfig(clip=clip, hierarchy=hierarchy, video_tokenizer=section).fingerprint == FIRST_FINGERPRINT
+
+
+def test_weights_older_than_the_paths_of_levels_load(tmp_path: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    section = SECTION.model_copy(update={"level_path": "mean"})
+    save_video_tokenizer(VideoTokenizer(section, hierarchy), tmp_path, clip)
+    settings = tmp_path / CONFIG_FILE
+    settings.write_text(settings.read_text().replace("  level_path: mean\n", ""))
+    assert load_video_tokenizer(tmp_path)[0].section == section
 
 
 def test_settings_with_the_old_key_load_and_others_do_not(tmp_path: Path) -> None:
