@@ -35,6 +35,16 @@ def test_the_papers_figures() -> None:
     assert 1 - bpp / (12 / (4 * 8 * 8)) == pytest.approx(0.701, abs=5e-4)
 
 
+def test_the_papers_other_pyramid() -> None:
+    """17 bits, with twice the cells in time on the first two levels, and exactly the same bits per pixel."""
+    content = config.resolve(ROOT / "yaml_configs/parts/hierarchy/paper_17bit.yaml")
+    hierarchy, clip = Hierarchy(**content["hierarchy"]), ClipShape(**content["clip"])
+    assert hierarchy.grids(clip.extent) == [(2, 8, 8), (4, 8, 8), (4, 16, 16), (8, 16, 16)]
+    assert hierarchy.tokens(clip.extent) == 128 + 256 + 1024 + 2048 == 3456
+    assert hierarchy.bits_per_pixel == paper()[0].bits_per_pixel
+    assert round(hierarchy.compression, 1) == 1713.4
+
+
 def test_describe() -> None:
     hierarchy, clip = paper()
     figures = hierarchy.describe(clip.extent)
