@@ -67,7 +67,10 @@ def _number(text: str, column: str) -> float:
 def moving_shapes(words: argparse.Namespace) -> None:
     from hitvideo.data.pack import write_moving_shapes
     from hitvideo.hierarchy import ClipShape
+    from hitvideo.moving_shapes.scenes import check_hold_out
 
+    if words.hold_out is not None:
+        check_hold_out(words.hold_out)
     clip = ClipShape(frames=8, height=32, width=32, fps=8)
     if words.hierarchy:
         content = config.resolve(words.hierarchy)
@@ -75,8 +78,10 @@ def moving_shapes(words: argparse.Namespace) -> None:
             raise ConfigError(f"{words.hierarchy}: has no `clip:` section to take length and size from")
         clip = config.build(ClipShape, content["clip"], f"{words.hierarchy}: clip")
     with progress_bar(words.num, "clip") as bar:
-        shards = write_moving_shapes(words.out, words.num, words.seed, clip, words.objects, words.per_shard, bar.update)
-    print(f"{words.out}: {words.num} clips in {len(shards)} video shards")
+        numbers = words.num, words.seed, clip, words.objects, words.per_shard
+        shards = write_moving_shapes(words.out, *numbers, bar.update, words.hold_out or 0.0)
+    held_out = f"; {check_hold_out(words.hold_out)} combinations of colour, shape and motion held out" if words.hold_out else ""
+    print(f"{words.out}: {words.num} clips in {len(shards)} video shards{held_out}")
 
 
 def text_tokenizer(words: argparse.Namespace) -> None:
@@ -86,10 +91,14 @@ def text_tokenizer(words: argparse.Namespace) -> None:
     check_output(words.out, ".model")
     if words.vocab_size > LARGEST_VOCABULARY:
         raise ConfigError(f"--vocab-size {short(words.vocab_size)}: at most {LARGEST_VOCABULARY} are possible")
-    dataset = TokenDataset(words.manifest)
-    text = TextTokenizer.train(dataset.captions(MOST_CAPTIONS), words.vocab_size)
+    datasets = [TokenDataset(manifest) for manifest in words.manifest]
+    samples = sum(map(len, datasets))
+    # Of each dataset a part in proportion to its size, as in a blend.
+    shares = [max(1, MOST_CAPTIONS * len(dataset) // max(1, samples)) for dataset in datasets]
+    captions = (text for dataset, most in zip(datasets, shares, strict=True) for text in dataset.captions(most))
+    text = TextTokenizer.train(captions, words.vocab_size)
     text.save(words.out)
-    print(f"{words.out}: {text.size} pieces from the captions of {len(dataset)} samples")
+    print(f"{words.out}: {text.size} pieces from the captions of {samples} samples")
 
 
 def verify(words: argparse.Namespace) -> int:

@@ -122,15 +122,17 @@ def write_moving_shapes(
     objects: scenes.Objects,
     per_shard: int,
     progress: OnProgress | None = None,
+    hold_out: float = 0.0,
 ) -> list[Path]:
     """Render `num` captioned clips into video shards; the same arguments give the same bytes.
 
+    `hold_out`: the share of the combinations of colour, shape and motion that no clip shows. Every sample's metadata tells it.
     Raises ConfigError if a number is out of its range, or `out` is not an empty folder (or one of an interrupted call).
     """
 
     def render() -> Iterator[VideoSample]:
-        for key, scene, rng in scenes.scenes(num, seed, objects):
-            metadata = {"caption": scenes.caption(scene), "source": "moving_shapes", "fps": clip.fps}
+        for key, scene, rng in scenes.scenes(num, seed, objects, hold_out, "seen" if hold_out else "all"):
+            metadata = {"caption": scenes.caption(scene), "source": "moving_shapes", "fps": clip.fps, **kept}
             yield VideoSample(key, encode_mp4(scenes.render(scene, clip, rng), clip.fps), "mp4", metadata)
 
     if num < 1:
@@ -142,9 +144,14 @@ def write_moving_shapes(
     if min(clip.height, clip.width) < SMALLEST_FRAME or clip.height % 2 or clip.width % 2:
         size = f"{clip.height}×{clip.width} pixels"
         raise ConfigError(f"clip: moving shapes need even sizes of at least {SMALLEST_FRAME} pixels; got {size}")
+    kept = {"hold_out": hold_out} if hold_out else {}
+    if hold_out:
+        scenes.check_hold_out(hold_out)
     with _packing(out):
         shards = write_shards(render(), out, per_shard, progress)
-        replace_json(out / FINISHED, {"found": num, "packed": num, "left_out": {}, "shards": len(shards)}, 1)
+        made = {"seed": seed, "objects": objects, "hold_out": hold_out}
+        counts = {"found": num, "packed": num, "left_out": {}, "shards": len(shards)}
+        replace_json(out / FINISHED, {**counts, "moving_shapes": made}, 1)
     return shards
 
 

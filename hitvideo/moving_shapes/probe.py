@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hitvideo.moving_shapes.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Floats, Frames, Scene, Thing, _coverage
+from hitvideo.moving_shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, Floats, Frames, Scene, Thing, coverage
 
-CHANCE = {"colour": 1 / len(COLOURS), "shape": 1 / len(SHAPES), "motion": 1 / len(MOTIONS), "background": 1 / len(BACKGROUNDS)}
 STILL = 0.14
 """Things that travel less than this share of the frame count as still; it is half the least travel ever drawn."""
 SECOND_THING = 0.35
@@ -26,6 +23,25 @@ def read(frames: Frames, num_things: int | None = None) -> Scene | None:
     `num_things` is how many things to look for; None means two if there is a second colour, else one. Things are
     ordered by the area of their colour, largest first.
     """
+    background, masks = _masks(frames, num_things)
+    things = []
+    for colour, mask in masks:
+        thing = _read_thing(mask)
+        if thing is None:
+            return None
+        things.append(Thing(colour, *thing))
+    return Scene(tuple(things), background)
+
+
+def track(frames: Frames) -> Floats | None:
+    """Where the largest thing is in the frames that show it, (frames, 2): x and y as shares of the frame; None: nowhere."""
+    _, masks = _masks(frames, 1)
+    path = _path(masks[0][1])
+    return None if path is None else path.places
+
+
+def _masks(frames: Frames, num_things: int | None) -> tuple[str, list[tuple[str, Floats]]]:
+    """The background's name, and the colour and soft mask (T, H, W) of each thing."""
     video = frames.astype(float)
     border = np.concatenate([video[:, [0, -1]].reshape(-1, 3), video[:, :, [0, -1]].reshape(-1, 3)])
     found = np.median(border, axis=0)
@@ -38,15 +54,10 @@ def read(frames: Frames, num_things: int | None = None) -> Scene | None:
         num_things = 2 if votes[order[1]] > SECOND_THING * votes[order[0]] else 1
     chosen = order[:num_things]
     owner = chosen[np.argmin(misfit[chosen], axis=0)]
-    things = []
-    for colour in chosen:
-        # A soft mask with contrast stretched around one half, which keeps the area of edges and removes faint noise.
-        mask = np.where(owner == colour, np.clip((cover[colour] - 0.2) / 0.6, 0, 1), 0)
-        thing = _read_thing(mask)
-        if thing is None:
-            return None
-        things.append(Thing(list(COLOURS)[colour], *thing))
-    return Scene(tuple(things), background)
+    # A soft mask with contrast stretched around one half, which keeps the area of edges and removes faint noise.
+    return background, [
+        (list(COLOURS)[colour], np.where(owner == colour, np.clip((cover[colour] - 0.2) / 0.6, 0, 1), 0)) for colour in chosen
+    ]
 
 
 def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
@@ -63,18 +74,37 @@ def _unmix(video: Floats, background: Floats) -> tuple[Floats, Floats]:
     return cover, misfit
 
 
-def _read_thing(mask: Floats) -> tuple[str, str] | None:
-    """Shape and motion of one soft mask (T, H, W), or None if too few frames show a thing."""
+class _Path(NamedTuple):
+    """A thing in the frames that show it."""
+
+    seen: npt.NDArray[Any]
+    """Which frames these are."""
+    area: Floats
+    places: Floats
+    """Its centroids, (frames, 2): x and y as shares of the frame."""
+
+
+def _path(mask: Floats) -> _Path | None:
+    """The path of one soft mask (T, H, W), or None if too few frames show a thing."""
     _, height, width = mask.shape
     area = mask.sum(axis=(1, 2))
     seen = np.flatnonzero(area > max(0.5 * np.median(area), LEAST_RADIUS**2 * np.pi))
     if len(seen) * 2 < len(mask):
         return None
     mask, area = mask[seen], area[seen]
-    pixel_x, pixel_y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    x = (mask.sum(axis=1) @ pixel_x) / area
-    y = (mask.sum(axis=2) @ pixel_y) / area
-    return _fit_shape(mask, area, x, y), _fit_motion(seen, x / width, y / height)
+    x = (mask.sum(axis=1) @ (np.arange(width) + 0.5)) / area
+    y = (mask.sum(axis=2) @ (np.arange(height) + 0.5)) / area
+    return _Path(seen, area, np.stack([x / width, y / height], axis=1))
+
+
+def _read_thing(mask: Floats) -> tuple[str, str] | None:
+    """Shape and motion of one soft mask (T, H, W), or None if too few frames show a thing."""
+    path = _path(mask)
+    if path is None:
+        return None
+    _, height, width = mask.shape
+    x, y = path.places.T
+    return _fit_shape(mask[path.seen], path.area, x * width, y * height), _fit_motion(path.seen, x, y)
 
 
 def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
@@ -84,7 +114,7 @@ def _fit_shape(mask: Floats, area: Floats, x: Floats, y: Floats) -> str:
         for shape in SHAPES:
             radius = float(np.sqrt(area[index] / SHAPES[shape]))
             middle = y[index] - radius / 3 if shape == "triangle" else y[index]  # its centroid is below the middle of its box
-            template = _coverage(shape, radius, np.array([x[index], middle]), *mask.shape[1:])
+            template = coverage(shape, radius, np.array([x[index], middle]), *mask.shape[1:])
             both = np.minimum(mask[index], template).sum()
             scores[shape] += float(both / (np.maximum(mask[index], template).sum() + 1e-9))
     return max(scores, key=scores.__getitem__)
@@ -100,28 +130,3 @@ def _fit_motion(seen: npt.NDArray[Any], x: Floats, y: Floats) -> str:
     if abs(way[0]) > abs(way[1]):
         return "right" if way[0] > 0 else "left"
     return "down" if way[1] > 0 else "up"
-
-
-def accuracy(truth: Sequence[Scene], found: Sequence[Scene | None]) -> dict[str, float]:
-    """Share of things whose colour, shape and motion were read correctly, and share of scenes whose background was.
-
-    Things are paired so that most attributes agree. A missing or an extra thing counts as wrong in every attribute.
-    """
-    right = dict.fromkeys(CHANCE, 0)
-    total = 0
-    for scene, other in zip(truth, found, strict=True):
-        seen: tuple[Thing | None, ...] = other.things if other else ()
-        slots = max(len(scene.things), len(seen))
-        total += slots
-        right["background"] += other is not None and other.background == scene.background
-        wanted = scene.things + (None,) * (slots - len(scene.things))
-        pairings = [list(zip(wanted, order, strict=True)) for order in permutations(seen + (None,) * (slots - len(seen)))]
-        names = ("colour", "shape", "motion")
-        agreed = [{name: sum(_agree(a, b, name) for a, b in pairs) for name in names} for pairs in pairings]
-        for name, count in max(agreed, key=lambda counts: sum(counts.values())).items():
-            right[name] += count
-    return {name: count / max(1, len(truth) if name == "background" else total) for name, count in right.items()}
-
-
-def _agree(one: Thing | None, other: Thing | None, name: str) -> bool:
-    return one is not None and other is not None and getattr(one, name) == getattr(other, name)

@@ -1,26 +1,31 @@
 """Captioned synthetic videos of moving shapes.
 
 "a red circle moves right and a blue square stays still on a white background": a world small enough to learn on a laptop,
-with captions that can be checked. The probe (`probe.py`) measures whether a generated video shows what its prompt asks
-for. It needs no trained model: it looks for palette colours, fits shape templates and follows centroids, and its `CHANCE`
-is the accuracy of guessing. Every sample is a pure function of seed and index; only numpy is used.
+with captions that can be checked. The probe (`probe.py`) reads from a video's pixels what it shows, and `scoring.py` compares
+that with its prompt. The probe needs no trained model: it looks for palette colours, fits shape templates and follows
+centroids. Every sample is a pure function of seed and index; only numpy is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import ClipShape
 
 Frames: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Objects: TypeAlias = Literal["1", "2", "mixed"]
+Combinations: TypeAlias = Literal["all", "seen", "held-out"]
+"""Of colour, shape and motion: which of them, where a dataset holds some out."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 30, 30),
@@ -44,9 +49,9 @@ SHAPES: dict[str, float] = {
 """Area of each shape at radius 1, which is half the side of the box around it (a square is a bit smaller than its box)."""
 
 SUPERSAMPLING = 4
-RADIUS = {1: (0.16, 0.22), 2: (0.15, 0.18)}
+RADIUS = {1: (0.20, 0.26), 2: (0.15, 0.18)}
 """Range of the radius by number of things, as a share of the frame's shorter side."""
-TRAVEL = {1: (0.30, 0.45), 2: (0.28, 0.38)}
+TRAVEL = {1: (0.30, 0.40), 2: (0.28, 0.38)}
 """Range of the distance moved in a clip by number of things, as a share of the frame along the motion."""
 CAPTION = re.compile(rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) (?:moves (left|right|up|down)|stays (still))")
 
@@ -94,12 +99,46 @@ def sample_scene(rng: np.random.Generator, objects: Literal[1, 2]) -> Scene:
     return Scene(things, str(rng.choice(list(BACKGROUNDS))))
 
 
-def scenes(num: int, seed: int, objects: Objects) -> Iterator[tuple[str, Scene, np.random.Generator]]:
-    """Yield (key, scene, generator for `render`) for samples 0 … num-1, each a pure function of seed and index."""
+def place(thing: Thing) -> float:
+    """A number in [0, 1) that depends on the combination alone: the same on every machine and in every version."""
+    digest = hashlib.sha256(f"{thing.colour} {thing.shape} {thing.motion}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def is_held_out(scene: Scene, share: float) -> bool:
+    """Whether one of the scene's combinations of colour, shape and motion is among the `share` that a dataset leaves out."""
+    return any(place(thing) < share for thing in scene.things)
+
+
+def check_hold_out(share: float) -> int:
+    """How many combinations a share holds out. Raises ConfigError unless that is some of them and not all."""
+    everything = [Thing(*names) for names in product(COLOURS, SHAPES, MOTIONS)]
+    count = sum(place(thing) < share for thing in everything) if 0 < share < 1 else 0
+    if not 0 < count < len(everything):
+        raise ConfigError(
+            f"a share of {share:g} holds out {count} of {len(everything)} combinations of colour, shape and motion; "
+            f"give a share such as 0.15"
+        )
+    return count
+
+
+def scenes(
+    num: int, seed: int, objects: Objects, hold_out: float = 0.0, combinations: Combinations = "all"
+) -> Iterator[tuple[str, Scene, np.random.Generator]]:
+    """Yield (key, scene, generator for `render`) for samples 0 … num-1, each a pure function of seed and index.
+
+    `combinations` chooses those that a dataset with this `hold_out` leaves out, those that it does not, or both. Raises
+    ConfigError if the choice leaves nothing.
+    """
+    if combinations != "all":
+        check_hold_out(hold_out)
     for index in range(num):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         count: Literal[1, 2] = 1 if objects == "1" or (objects == "mixed" and rng.random() < 0.5) else 2
-        yield f"shapes-{seed}-{index:06d}", sample_scene(rng, count), rng
+        scene = sample_scene(rng, count)
+        while combinations != "all" and is_held_out(scene, hold_out) != (combinations == "held-out"):
+            scene = sample_scene(rng, count)
+        yield f"shapes-{seed}-{index:06d}", scene, rng
 
 
 def render(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> Frames:
@@ -108,7 +147,7 @@ def render(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> Frames:
     video = np.broadcast_to(np.array(BACKGROUNDS[scene.background], float), (clip.frames, clip.height, clip.width, 3)).copy()
     for thing, radius, path in zip(scene.things, radii, centres, strict=True):
         for frame, centre in zip(video, path, strict=True):
-            cover = _coverage(thing.shape, radius, centre, clip.height, clip.width)[..., None]
+            cover = coverage(thing.shape, radius, centre, clip.height, clip.width)[..., None]
             frame += cover * (np.array(COLOURS[thing.colour]) - frame)
     frames: Frames = np.rint(video).astype(np.uint8)
     return frames
@@ -134,7 +173,7 @@ def _paths(scene: Scene, clip: ClipShape, rng: np.random.Generator) -> tuple[Flo
         shrink *= 0.999  # in a crowded scene, smaller things fit
 
 
-def _coverage(shape: str, radius: float, centre: Floats, height: int, width: int) -> Floats:
+def coverage(shape: str, radius: float, centre: Floats, height: int, width: int) -> Floats:
     """Share of each pixel that the shape covers, (H, W)."""
     sub = (np.arange(max(height, width) * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     x = (sub[None, : width * SUPERSAMPLING] - centre[0]) / radius

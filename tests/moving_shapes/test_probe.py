@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import ClipShape
-from hitvideo.moving_shapes.probe import CHANCE, accuracy, read
+from hitvideo.moving_shapes.probe import read
 from hitvideo.moving_shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -21,6 +21,7 @@ from hitvideo.moving_shapes.scenes import (
     sample_scene,
     scenes,
 )
+from hitvideo.moving_shapes.scoring import CHANCE, accuracy
 from hitvideo.settings.data import LimitsSection
 from hitvideo.video.decode import decode_clip
 from hitvideo.video.encode import encode_mp4
@@ -127,14 +128,3 @@ def test_render_fits_other_sizes() -> None:
     for height, width, frames in ((32, 64, 4), (64, 32, 1), (48, 80, 5)):
         clip = ClipShape(frames=frames, height=height, width=width, fps=8)
         assert render(scene, clip, np.random.default_rng(1)).shape == (frames, height, width, 3)
-
-
-def test_accuracy_matches_and_counts_what_is_missing() -> None:
-    one, other = Thing("red", "circle", "up"), Thing("blue", "square", "still")
-    truth = [Scene((one, other), "black")]
-    assert set(accuracy(truth, [Scene((other, one), "black")]).values()) == {1.0}
-    assert accuracy(truth, [None]) == dict.fromkeys(CHANCE, 0)
-    half = accuracy(truth, [Scene((other,), "white")])
-    assert half == {"colour": 0.5, "shape": 0.5, "motion": 0.5, "background": 0}
-    assert accuracy([Scene((one,), "black")], [Scene((one, other), "black")])["colour"] == 0.5
-    assert accuracy([], []) == dict.fromkeys(CHANCE, 0)
