@@ -36,8 +36,12 @@ log = logging.getLogger(__name__)
 _DEAD = 0.1
 _MOST_NAMED = 100
 EXAMPLES = 4
+MOST_CLIPS = 64  # that are measured, where neither the user nor the run says how many
 _HALVES = ("slow", "fast")
 QUALITY = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "rfvd": "rFVD"}
+FVD_CLIPS = 2048
+"""FVD is compared at this many clips (StyleGAN-V's protocol). Fewer give far larger distances, so those bear their number:
+400 features of one normal distribution, drawn twice, are 548 apart at 64 clips, 299 at 256, 40 at 2,048."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,11 @@ def _h264(video: torch.Tensor, hierarchy: Hierarchy, fps: float) -> tuple[Frames
     return h264_at(to_uint8(video[0].cpu().numpy()), hierarchy.bits_per_pixel * video[0, 0].numel() / 8, fps)
 
 
+def rfvd_name(clips: int) -> str:
+    """The key of an rFVD from this many clips."""
+    return "rfvd" if clips >= FVD_CLIPS else f"rfvd_n{clips}"
+
+
 class Scores:
     """Every figure of every clip: a column for each prefix of the levels, and a last one for H.264."""
 
@@ -136,11 +145,11 @@ class Scores:
             self._features.append([self._networks.i3d(each)[0].cpu() for each in (video, *shown)])
 
     def means(self) -> dict[str, list[float]]:
-        """Each figure's mean over the clips, by column; `rfvd` is one figure for all clips."""
+        """Each figure's mean over the clips, by column; rFVD is one figure for all clips."""
         found = {name: np.mean(rows, axis=0).round(4).tolist() for name, rows in self._rows.items()}
         if self._features:
             originals, *columns = (torch.stack(features) for features in zip(*self._features, strict=True))
-            found["rfvd"] = [round(frechet_distance(column, originals), 3) for column in columns]
+            found[rfvd_name(len(originals))] = [round(frechet_distance(column, originals), 3) for column in columns]
         return found
 
     def by_motion(self) -> dict[str, list[float]]:
@@ -153,8 +162,9 @@ class Scores:
 
 def reconstruction_table(figures: dict[str, Any]) -> str:
     """The figures of `reconstruction` as a table, a row for each prefix of levels."""
-    names = [name for name in QUALITY if f"{name}_by_prefix" in figures]
-    rows = [("levels", "bpp", *(QUALITY[name] for name in names), "codes used", "bit balance", "dead bits")]
+    titles = {**QUALITY, rfvd_name(figures["clips"]): f"rFVD, {figures['clips']} clips"}
+    names = [name for name in titles if f"{name}_by_prefix" in figures]
+    rows = [("levels", "bpp", *(titles[name] for name in names), "codes used", "bit balance", "dead bits")]
     for k, bpp in enumerate(figures["bpp_by_prefix"]):
         used = f"{figures['codes_used'][k]:,} of {figures['codes_possible'][k]:,}"
         bits = f"{figures['bit_balance'][k]:.3f}", str(figures["dead_bits"][k])
@@ -163,6 +173,30 @@ def reconstruction_table(figures: dict[str, Any]) -> str:
     rows.append(("H.264", f"{h264['bpp']:.5f}", *(f"{h264[name]:.3f}" for name in names), "", "", ""))
     sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
+
+
+def choose_clips(
+    asked: int | None, include_training: bool, shards: Sequence[Shard], total: int, settings: VideoTokenizerRun | None
+) -> tuple[range, int | None]:
+    """Which of the `total` clips in `shards` to measure, and how many of them the run was trained on (None: unknown).
+
+    `asked` clips from the end; by default as many as the run holds out of training. `settings`: the run's, if it has any.
+    Raises ConfigError if clips of training are among them, unless they are asked for.
+    """
+    known = settings.data.validation_clips if settings else 0
+    own = settings is not None and training_clips(range(total), shards, total, settings) != 0
+    held_out = len(split(total, known)[1]) if own else min(known, total)
+    measured = range(max(0, total - (asked or held_out or MOST_CLIPS)), total)
+    trained = training_clips(measured, shards, total, settings) if settings else None
+    if trained and not include_training:
+        raise ConfigError(
+            f"{trained} of the last {len(measured)} clips were in the run's training, which held out {held_out} "
+            f"(data.validation_clips); give --clips {held_out} or fewer, other video shards, or --include-training"
+            if held_out
+            else f"all {len(measured)} clips were in the run's training (data.validation_clips is {known}); give other "
+            f"video shards, or --include-training"
+        )
+    return measured, trained
 
 
 def training_clips(measured: range, shards: Sequence[Shard], total: int, settings: VideoTokenizerRun) -> int | None:

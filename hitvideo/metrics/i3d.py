@@ -1,13 +1,20 @@
 """I3D (Carreira & Zisserman 2017), whose Kinetics-400 logits are the features of the Fréchet video distance (FVD).
 
-An inflated Inception-v1 with the parameter names of the public PyTorch weights (`rgb_imagenet.pt`,
-`i3d_pretrained_400.pt`), which you provide; nothing is downloaded. Padding is TensorFlow's SAME: an odd zero goes behind.
+An inflated Inception-v1 with the parameter names of the public PyTorch weights, which you provide; nothing is downloaded.
+Padding is TensorFlow's SAME: an odd zero goes behind. FVD is defined by the weights on TF-Hub (deepmind/i3d-kinetics-400):
+
+    i3d_pretrained_400.pt     TF-Hub's weights as a dictionary of tensors: give this one
+    i3d_torchscript.pt        the same weights inside a program. Refused: only tensors are read from a file, never code
+    rgb_imagenet.pt           another training of the network. Refused by its distances, which are not those of FVD
+
+`check_golden` tells them apart: 8 black videos of 30 frames are 151.26 from 8 white ones in every implementation of FVD.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +24,12 @@ from torch import Tensor, nn
 
 from hitvideo.errors import ConfigError
 
+WANTED = "i3d_pretrained_400.pt, TF-Hub's weights as a dictionary of tensors (VideoGPT converts and publishes it)"
 CLASSES = 400
 SIDE = 224
+GOLDEN, GOLDEN_ERROR = 151.26, 1.0
+"""Distance of black from white videos, 30 frames of 64×64, with TF-Hub's weights (google-research/frechet_video_distance,
+StyleGAN-V and common_metrics_on_video_quality give 151.3 to 151.4)."""
 FEWEST_FRAMES = 9  # with fewer, one frame is left for the last pooling, which needs two
 _Triple = tuple[int, int, int]
 
@@ -119,13 +130,45 @@ class I3D(nn.Module):
         return features.mean((2, 3, 4))
 
 
+@torch.no_grad()
+def golden_distance(model: I3D) -> float:
+    """The Fréchet distance of black from white videos. All videos of a set are equal, so it is that of their features."""
+    device = next(model.parameters()).device
+    black, white = (model(torch.full((1, 3, 30, 64, 64), value, device=device)) for value in (-1.0, 1.0))
+    return float((black.double() - white.double()).square().sum())
+
+
+def check_golden(model: I3D, path: Path) -> float:
+    """The golden distance. Raises ConfigError if it is not that of TF-Hub's weights."""
+    found = golden_distance(model)
+    if not abs(found - GOLDEN) <= GOLDEN_ERROR:
+        raise ConfigError(
+            f"{path}: black videos are {found:.2f} from white ones, with the weights that define FVD they are {GOLDEN}; "
+            f"give {WANTED}"
+        )
+    return found
+
+
 def load_i3d(path: Path, device: torch.device | str = "cpu") -> I3D:
     """I3D with the weights in `path`. Raises ConfigError if they are missing or belong to another network."""
     model = I3D()
+    if _is_program(path):
+        raise ConfigError(f"{path}: a TorchScript program, which is code and is not run; give {WANTED}")
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; FVD needs I3D's weights, rgb_imagenet.pt or i3d_pretrained_400.pt") from error
+        raise ConfigError(f"{path}: no such file; FVD needs I3D's weights: {WANTED}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError, LookupError, ValueError, struct.error) as error:
         raise ConfigError(f"{path}: cannot be read as I3D weights: {str(error)[:300]}") from error
     return model.to(device).eval()
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is an archive of TorchScript, which torch.load would run."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

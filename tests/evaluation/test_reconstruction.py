@@ -18,9 +18,12 @@ from hitvideo.data.pack import write_moving_shapes
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
 from hitvideo.errors import ConfigError
 from hitvideo.evaluation.reconstruction import (
+    FVD_CLIPS,
     MetricNetworks,
+    choose_clips,
     reconstruction,
     reconstruction_table,
+    rfvd_name,
     show_reconstructions,
     training_clips,
 )
@@ -93,7 +96,7 @@ def test_lpips_and_rfvd_stand_beside_where_their_networks_are_given(tmp_path: Pa
         expected = torch.cat([lpips(*each) for each in zip(whole, videos, strict=True)]).mean().item()
         features = [torch.cat([i3d(video) for video in each]) for each in (whole, videos)]
     assert figures["lpips_by_prefix"][-1] == pytest.approx(expected, abs=1e-3)
-    assert figures["rfvd_by_prefix"][-1] == pytest.approx(frechet_distance(*features), abs=1e-2)
+    assert figures["rfvd_n2_by_prefix"][-1] == pytest.approx(frechet_distance(*features), abs=1e-2)
     assert "LPIPS" in reconstruction_table(figures).splitlines()[0]
 
 
@@ -126,7 +129,7 @@ def test_a_damaged_clip_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def words(run: Path, shards: Path, **more: object) -> argparse.Namespace:
     known = {"run": run, "video_shards": str(shards), "videos": None, "lpips_weights": None, "fvd_weights": None}
-    return argparse.Namespace(**{**known, "clips": 64, "json": True, **more})
+    return argparse.Namespace(**{**known, "clips": None, "include_training": False, "json": True, **more})
 
 
 def trained_run(path: Path, shards: Path, validation_clips: int) -> Path:
@@ -148,7 +151,7 @@ def test_undecodable_clips_do_not_cost_an_evaluation_its_figures(
         [VideoSample(f"{k}", b"junk" if k in bad else good, "mp4", {"caption": "x"}) for k in range(6)], tmp_path / "s", 6
     )
     run = trained_run(tmp_path / "run", tmp_path / "s", 2)
-    evaluate_reconstruction(words(run, tmp_path / "s"))
+    evaluate_reconstruction(words(run, tmp_path / "s", clips=6, include_training=True))
     figures = json.loads(capsys.readouterr().out)
     assert (figures["clips"], figures["skipped"]) == (6 - len(bad), len(bad))
     assert figures["training_clips"] == 4
@@ -184,3 +187,36 @@ def test_it_is_known_which_measured_clips_were_trained_on(tmp_path: Path) -> Non
     assert training_clips(range(6), own[:1], 6, settings) is None
     (tmp_path / "a").rename(tmp_path / "moved")
     assert training_clips(range(12), other, 12, settings) is None
+
+
+def test_held_out_clips_are_measured_and_clips_of_training_refused(tmp_path: Path) -> None:
+    clip = tiny_hierarchy()[1]
+    for folder in ("a", "b"):
+        write_moving_shapes(tmp_path / folder, 12, seed=0, clip=clip, objects="1", per_shard=6)
+    settings = RunDirectory(trained_run(tmp_path / "run", tmp_path / "a", 4)).settings_as(VideoTokenizerRun)
+    own, other = (list_shards(str(tmp_path / folder)) for folder in ("a", "b"))
+    assert choose_clips(None, False, own, 12, settings) == (range(8, 12), 0)
+    assert choose_clips(2, False, own, 12, settings) == (range(10, 12), 0)
+    assert choose_clips(6, True, own, 12, settings) == (range(6, 12), 2)
+    with pytest.raises(ConfigError, match=r"^2 of the last 6 clips .* held out 4 .*--clips 4 .*--include-training"):
+        choose_clips(6, False, own, 12, settings)
+    assert choose_clips(6, False, other, 12, settings) == (range(6, 12), 0)
+    assert choose_clips(None, False, other, 12, settings) == (range(8, 12), 0)
+    assert choose_clips(None, False, other, 100, None) == (range(36, 100), None)
+    with pytest.raises(ConfigError, match=r"all 1 clips .*--include-training"):  # of a single clip none can be held out
+        choose_clips(None, False, own, 1, settings)
+
+
+def test_the_command_measures_what_was_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_moving_shapes(tmp_path / "s", 6, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=6)
+    run = trained_run(tmp_path / "run", tmp_path / "s", 2)
+    evaluate_reconstruction(words(run, tmp_path / "s"))
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["clips"], figures["training_clips"]) == (2, 0)
+    with pytest.raises(ConfigError, match="--include-training"):
+        evaluate_reconstruction(words(run, tmp_path / "s", clips=3))
+
+
+def test_an_fvd_of_few_clips_bears_their_number() -> None:
+    assert rfvd_name(FVD_CLIPS) == "rfvd"
+    assert rfvd_name(FVD_CLIPS - 1) == "rfvd_n2047"

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from hitvideo.errors import ConfigError
-from hitvideo.metrics.i3d import I3D, _same, load_i3d
+from hitvideo.metrics import i3d
+from hitvideo.metrics.distances import frechet_distance
+from hitvideo.metrics.i3d import I3D, _same, check_golden, golden_distance, load_i3d
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(16, 7, 2), (17, 7, 2), (9, 3, 2), (8, 2, 2), (7, 2, 2), (5, 3, 1)])
@@ -51,6 +53,34 @@ def test_wrong_weights_are_explained(tmp_path: Path) -> None:
     for name in ("text.pt", "other.pt"):
         with pytest.raises(ConfigError, match=rf"{name}: .*I3D"):
             load_i3d(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_the_golden_distance_is_that_of_eight_videos_a_set() -> None:
+    torch.manual_seed(0)
+    model = I3D().eval()
+    with torch.no_grad():
+        model.logits.conv3d.weight.mul_(1e3)  # random weights hardly tell black from white
+        features = torch.stack([model(torch.full((1, 3, 30, 64, 64), value))[0] for value in (-1.0, 1.0)])
+    expected = frechet_distance(*features[:, None].expand(-1, 8, -1))
+    assert expected > 0
+    assert golden_distance(model) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("found", "taken"), [(0.9, True), (-0.9, True), (1.1, False), (-1.1, False), (float("nan"), False)])
+def test_only_weights_with_the_golden_distance_are_taken(found: float, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(i3d, "golden_distance", lambda _: 151.26 + found)
+    if taken:
+        assert check_golden(I3D(), Path("i3d.pt")) == 151.26 + found
+    else:
+        with pytest.raises(ConfigError, match=r"i3d\.pt: .*151\.26; give i3d_pretrained_400\.pt"):
+            check_golden(I3D(), Path("i3d.pt"))
+
+
+def test_a_torchscript_program_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "i3d_torchscript.pt"))
+    with pytest.raises(ConfigError, match=r"i3d_torchscript\.pt: a TorchScript program.*i3d_pretrained_400\.pt"):
+        load_i3d(tmp_path / "i3d_torchscript.pt")
 
 
 def test_short_clips_are_refused() -> None:
