@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -14,6 +16,11 @@ class KVCache:
         self._store = torch.empty(layers, 2, batch, length, kv_heads, head_dim, dtype=dtype, device=device)
         self.seen = 0
 
+    @property
+    def bytes(self) -> int:
+        """What the rows in use take."""
+        return math.prod(self._store.shape) * self._store.element_size()
+
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append k, v (B, n, kv_heads, K) to one layer; returns all keys and values of that layer."""
         stop = self.seen + k.shape[1]
@@ -24,3 +31,12 @@ class KVCache:
     def advance(self, slots: int) -> None:
         """Move on by `slots`, once every layer has appended them."""
         self.seen += slots
+
+    def rewind(self, seen: int) -> None:
+        """Forget the slots from `seen` on: the next ones are written over them."""
+        assert 0 <= seen <= self.seen, f"a cache of {self.seen} slots cannot go back to {seen}"
+        self.seen = seen
+
+    def keep(self, rows: int) -> None:
+        """Go on with the first `rows` rows of the batch alone."""
+        self._store = self._store[:, :, :rows]

@@ -32,7 +32,7 @@ class LevelHead(nn.Module):
         return nats
 
     def logits(self, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Logits of the next sub-code: hidden (B, D) and the sub-codes before it, chosen (B, s) → (B, 2**bits)."""
+        """Logits of the next sub-code: hidden (…, D) and the sub-codes before it, chosen (…, s) → (…, 2**bits)."""
         for number in range(chosen.shape[-1]):
             hidden = self.given[number](hidden, chosen[..., number])
         out: torch.Tensor = self.outputs[chosen.shape[-1]](hidden)

@@ -67,11 +67,10 @@ class Attention(nn.Module):
         q, k, v = (self.layers.slots_to_heads(part) for part in (q, k, v))
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            q, k, causal = rotate(q, turn_q), rotate(k, turn_k), q.shape[1] > 1
+            q, k = rotate(q, turn_q), rotate(k, turn_k)
             if cache is not None:
-                assert not causal or cache.seen == 0, "with a cache, only the first call may hold several slots"
                 k, v = cache.extend(layer, k, v)
-            return attention(q, k, v, causal=causal, backend=choose(self.backend, q.device, q.dtype))
+            return attention(q, k, v, causal=True, backend=choose(self.backend, q.device, q.dtype))
 
         mixed = self.layers.heads_to_slots(recomputed(self.recompute, attend, q, k, v))
         out: torch.Tensor = self.out(mixed.flatten(-2))

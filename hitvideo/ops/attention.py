@@ -46,17 +46,23 @@ def choose(wish: Literal["auto", "flash", "sdpa"], device: torch.device | str, d
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, backend: Backend) -> torch.Tensor:
     """softmax(q kᵀ / √head_dim) v.
 
-    q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). `causal` needs Lq = Lk. Otherwise every query sees
-    every key, as a single new token with a cache requires.
+    q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). If `causal`, the queries are the last Lq of Lk slots, as new
+    ones behind a cache are: query i sees the keys up to Lk - Lq + i. Otherwise every query sees every key.
     """
-    assert not causal or q.shape[1] == k.shape[1], "causal attention is between a sequence and itself"
+    assert not causal or q.shape[1] <= k.shape[1], "causal attention needs a key for every query"
     if backend == "flash":
         from flash_attn import flash_attn_func
 
-        out: torch.Tensor = flash_attn_func(q, k, v, causal=causal)  # (B, Lq, N, K); grouped heads natively
+        out: torch.Tensor = flash_attn_func(q, k, v, causal=causal)  # (B, Lq, N, K); lower-right and grouped natively
         return out
-    groups = q.shape[2] // k.shape[2]
-    if groups > 1:
+    new, known = q.shape[1], k.shape[1]
+    cached, groups = new < known, q.shape[2] // k.shape[2]
+    if groups > 1 and not cached:
         k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L, K)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    if not cached:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+    # `is_causal` would align the triangle upper left. A repeated cache is copied for every query: on one core that took
+    # 48 ms where enable_gqa takes 4 (3,000 slots, 16 heads on 4).
+    seen = torch.ones(new, known, dtype=torch.bool, device=q.device).tril(known - new) if causal and new > 1 else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=groups > 1).transpose(1, 2)
