@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -30,11 +33,12 @@ from hitvideo.parallel.topology import Topology
 from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
+from hitvideo.sequence.corruption import corrupted
 from hitvideo.sequence.layout import make_layout
 from hitvideo.sequence.text import MOST_CAPTIONS, TextTokenizer
 from hitvideo.settings.programs import PretrainRun
 from pretrain.data_checks import log_cut_captions
-from pretrain.task import Cost, OpenRun, Task, learning_rate, make_batches
+from pretrain.task import Cost, OpenRun, Rehearsal, Task, learning_rate, make_batches
 
 _LONGEST_TRAINING = 3600.0
 _MOST_UNASKED = 200_000  # samples; a text tokenizer on more takes long, on one thread, while all other ranks wait
@@ -47,7 +51,8 @@ class LanguageModelTask(Task):
 
     def __init__(self, settings: PretrainRun, run: OpenRun, dataset: TokenDataset | Blend) -> None:
         self.settings, self.dataset = settings, dataset
-        layout = make_layout(settings)
+        self._seen: Iterator[torch.Tensor] = iter(())
+        layout = self._layout = make_layout(settings)
         text = text_tokenizer(settings, dataset, run.directory)
         keep_video_tokenizer(settings, dataset, run.directory)
         data, train, seed = settings.data, settings.train, settings.run.seed
@@ -76,8 +81,19 @@ class LanguageModelTask(Task):
         self.engine.set_lr(lr)
         return lr
 
+    def prepare(self, batches: Sequence[torch.Tensor], step: int) -> None:
+        """Make what the input shows of each micro-batch, if that differs from the batch."""
+        share, seed = self.settings.train.corrupt, self.settings.run.seed
+        self._seen = iter(
+            torch.from_numpy(corrupted(batch.numpy(), self._layout, share, seed, step, places.tolist()))
+            for batch, places in zip(batches, self.training.places, strict=True)
+            if share
+        )
+
     def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        return self.validate(batch)
+        seen, train = next(self._seen, None), self.settings.train
+        shown = batch if seen is None else seen.to(batch.device, non_blocking=True)
+        return self.engine(batch, train.text_loss_weight, train.level_balance, shown)
 
     def validate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.engine(batch, self.settings.train.text_loss_weight, self.settings.train.level_balance)
@@ -86,6 +102,16 @@ class LanguageModelTask(Task):
         llm = self.settings.llm
         law = Law(llm.width, llm.layers, self.settings.run.seed)
         draw_weights(self.engine, law, lambda: self.heartbeat.beat("draw weights", 0))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._seen = iter(())
+
+    def rehearsals(self, step: int) -> list[Rehearsal]:
+        """One: all rows have the same length."""
+        rows, layout = self.train.micro_batch, self._layout
+        codes = np.zeros((rows, layout.length - layout.window - 1), np.int64)
+        what = f"rows of {layout.length} tokens"
+        return [Rehearsal(what, step, lambda: torch.from_numpy(layout.join_rows([[]] * rows, codes)))]
 
     def cost(self, step: int) -> Cost:
         return self._cost

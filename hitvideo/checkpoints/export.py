@@ -5,8 +5,8 @@
              config.json next to it: `AutoModel.from_pretrained(folder)` loads it
 
 What maps is exact: blocks, final norm, the embedding of ids. What those models lack is left out, and whoever runs them must
-supply it: heads, embeddings of levels, the sum over a slot's sub-codes, and 3D-RoPE with queries at the position of the
-next slot (theirs rotate by one position).
+supply it: heads, embeddings of levels and of ancestors, the sum over a slot's sub-codes, and 3D-RoPE with queries at the
+position of the next slot (theirs rotate by one position).
 """
 
 from __future__ import annotations

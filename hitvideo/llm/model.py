@@ -3,6 +3,11 @@
 The input of a slot is the sum of its ids' embeddings, an embedding of its level, and one of the level it predicts. For
 RoPE a key has its own slot's position and a query that of the slot it predicts, so a cell's parent on a coarser level is
 near offset zero. Attention is plain causal; each head runs only on its level's slots.
+
+With `llm.ancestors` the input also has the sum of embeddings of the ids, on all coarser levels, of the cells that cover the
+one to be predicted. In a residual pyramid a fine code corrects what these add up to. They have an embedding of their own,
+because an id means another thing there than in the cell that was drawn last; one for all distances is enough, because every
+level has ids of its own and the input knows which level it predicts.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.rope import Rotation, rotation
 from hitvideo.llm.transformer import Recompute, Transformer
-from hitvideo.sequence.layout import SequenceLayout
+from hitvideo.sequence.layout import NO_SLOT, SequenceLayout
 from hitvideo.sequence.vocab import NONE, PAD
 from hitvideo.settings.language_model import LLMSection
 
@@ -29,6 +34,7 @@ class Slots(NamedTuple):
     next_level: torch.Tensor  # (L,) the same, for the slot it predicts
     turn: Rotation  # (L, K/2) rotation at its own position
     next_turn: Rotation  # (L, K/2) rotation at the position of the slot it predicts
+    ancestors: torch.Tensor  # (L, levels - 1) slots of the ancestors of the cell it predicts, NO_SLOT: it has none there
 
 
 class LanguageModel(nn.Module):
@@ -52,6 +58,9 @@ class LanguageModel(nn.Module):
         self.embedding = layers.embedding(vocab.size, llm.width)
         self.level = nn.Embedding(1 + len(layout.grids), llm.width)
         self.next_level = nn.Embedding(1 + len(layout.grids), llm.width)
+        self.ancestor: nn.Module | None = None
+        if llm.ancestors and bits[:-1]:
+            self.ancestor = layers.embedding(sum(1 << b for row in bits[:-1] for b in row), llm.width)
         self.trunk = Transformer(llm, trunk_layers or layers, recompute)
         self.text_head = layers.column(llm.width, vocab.text_size)
         self.heads = nn.ModuleList(LevelHead(llm.width, b, llm.norm_eps, layers) for b in bits)
@@ -61,31 +70,55 @@ class LanguageModel(nn.Module):
         """The `Slots` on a device; they are not buffers, so that a cast of the model does not reduce their precision."""
         if device not in self._slots:
             levels = torch.from_numpy(self.layout.levels).to(device) + 1
-            turn = rotation(torch.from_numpy(self.layout.positions).to(device), self.section.rope_axes, self.section.rope_theta)
+            positions = torch.from_numpy(self.layout.positions).to(device)
+            turn = rotation(positions, self.section.turned_axes, self.section.rope_theta)
             own, after = Rotation(turn.cos[:-1], turn.sin[:-1]), Rotation(turn.cos[1:], turn.sin[1:])
-            self._slots[device] = Slots(levels[:-1], levels[1:], own, after)
+            ancestors = torch.from_numpy(self.layout.ancestors[1:]).to(device)
+            self._slots[device] = Slots(levels[:-1], levels[1:], own, after, ancestors)
         return self._slots[device]
 
-    def hidden(self, ids: torch.Tensor, start: int = 0, cache: KVCache | None = None) -> torch.Tensor:
-        """ids (B, n, S) of the slots start … start + n - 1 → hidden states (B, n, D), each of which predicts the next slot."""
+    def hidden(
+        self, ids: torch.Tensor, start: int = 0, cache: KVCache | None = None, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """ids (B, n, S) of the slots start … start + n - 1 → hidden states (B, n, D), each of which predicts the next slot.
+
+        `rows` (B, at least start + n, S): the rows from slot 0 on, which hold `ids` too; needed if `ids` does not begin at
+        slot 0, because ancestors are anywhere before it. What they hold after these slots is not looked at.
+        """
         slots, span = self.slots(ids.device), slice(start, start + ids.shape[1])
         unused = (ids == NONE).unsqueeze(-1)  # (B, n, S, 1)
         unused[..., 0, :] = False  # PAD in column 0 is a symbol with an embedding
         x = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)  # (B, n, D)
         x = x + self.level(slots.level[span]) + self.next_level(slots.next_level[span])
+        if self.ancestor is not None:
+            assert rows is not None or start == 0, "a model with llm.ancestors needs the rows from slot 0 on"
+            x = x + self._ancestors(ids if rows is None else rows, slots.ancestors[span])
         turn_q = Rotation(*(part[span] for part in slots.next_turn))
         turn_k = Rotation(*(part[span] for part in slots.turn))
         out: torch.Tensor = self.trunk(x, turn_q, turn_k, cache)
         return out
 
-    def forward(self, rows: torch.Tensor, text_weight: float, level_balance: float = 0.0) -> dict[str, torch.Tensor]:
-        """rows (B, length, S) of ids → scalars in fp32.
+    def _ancestors(self, rows: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """The sum of the embeddings of ancestors: rows (B, …, S), their slots (n, levels - 1) → (B, n, D)."""
+        assert self.ancestor is not None
+        found = torch.zeros((), device=rows.device)
+        for slots in table.unbind(1):  # one level after the other: no tensor of all levels' embeddings
+            ids = rows[:, slots.clamp(min=0)]  # (B, n, S)
+            unused = (ids == NONE) | (slots == NO_SLOT)[:, None]
+            embedded = self.ancestor((ids - self.layout.vocab.text_size).masked_fill(unused, 0))
+            found = found + embedded.masked_fill(unused.unsqueeze(-1), 0.0).sum(dim=2)
+        return found
+
+    def forward(
+        self, rows: torch.Tensor, text_weight: float, level_balance: float = 0.0, seen: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """rows (B, length, S) of ids → scalars in fp32. `seen`: the rows as the input shows them, by default the same.
 
         `loss` (to minimise): (1 - b) × mean nats over video slots + b × mean over levels of their mean nats + text_weight ×
         mean nats of a caption's pieces, with b = `level_balance`. `loss_text`, `loss_level_k`: mean nats per piece and per
         index of level k. Each is a mean over rows, so means over equal micro-batches and ranks average to it exactly.
         """
-        hidden = self.hidden(rows[:, :-1])  # (B, L, D); slot i predicts slot i + 1
+        hidden = self.hidden((rows if seen is None else seen)[:, :-1])  # (B, L, D); slot i predicts slot i + 1
         starts, window = self.layout.starts, self.layout.window
         losses: dict[str, torch.Tensor] = {}
         text = rows[:, 1:window, 0]  # (B, W-1)
@@ -104,8 +137,9 @@ class LanguageModel(nn.Module):
         losses["loss"] = video + text_weight * losses["loss_text"]
         return losses
 
-    def new_cache(self, batch: int) -> KVCache:
-        """An empty cache for `batch` rows, in the model's dtype and on its device."""
+    def new_cache(self, batch: int, length: int | None = None) -> KVCache:
+        """An empty cache for `batch` rows of `length` slots (the whole row's by default), on the model's device."""
         weight, llm = self.level.weight, self.section
         kv_heads = llm.kv_heads // self.layers.tensor_parallel
-        return KVCache(llm.layers, batch, self.layout.length, kv_heads, llm.head_dim, weight.dtype, weight.device)
+        slots = self.layout.length if length is None else length
+        return KVCache(llm.layers, batch, slots, kv_heads, llm.head_dim, weight.dtype, weight.device)

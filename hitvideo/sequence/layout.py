@@ -7,7 +7,10 @@
 in every row, so attention is plain causal and a head computes only the codes that are possible in its slots.
 
 Positions for RoPE: text slot i is at (i, i, i). A cell is at its centre in the finest grid's coordinates, after the text
-window; a level-0 cell that covers eight frames of the finest grid is at t = 3.5 of them.
+window; a level-0 cell that covers eight frames of the finest grid is at t = 3.5 of them. (`rope` has two other choices, to
+measure against.)
+
+The ancestors of a cell are the cells of the coarser levels that cover it, one on each: they come before it in the row.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ import numpy as np
 
 from hitvideo.hierarchy import Extent, Grid, Hierarchy
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
+from hitvideo.settings.language_model import Rope
 from hitvideo.settings.programs import PretrainRun
 
 TEXT = -1  # the "level" of a text slot
+NO_SLOT = -1  # in `ancestors`
 
 
 class SequenceLayout:
@@ -29,10 +34,10 @@ class SequenceLayout:
 
     Attributes, each a numpy array over the slots:
         levels (length,): TEXT or the level's number; EOV belongs to the last level.
-        positions (length, 3): float32 (t, h, w) for RoPE.
+        positions (length, 3): float32 (t, h, w) for RoPE; with rope "1d" all three are the slot's number.
     """
 
-    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, extent: Extent, window: int) -> None:
+    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, extent: Extent, window: int, rope: Rope = "3d") -> None:
         if window < 2:
             raise ValueError(f"a text window of {window} cannot hold BOS and EOS; use 2 or more")
         self.vocab = vocab
@@ -49,7 +54,11 @@ class SequenceLayout:
             start, stop = self.starts[level : level + 2]
             self.levels[start:stop] = level
             self.positions[start:stop] = window + _centres(grid, finest)
+            if rope == "3d-unaligned":
+                self.positions[start:stop] = window + _centres(grid, grid)
         self.positions[-1] = window + np.array(finest)  # EOV: just past the last corner
+        if rope == "1d":
+            self.positions[:] = np.arange(self.length)[:, None]
 
     def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
         """BOS text EOS PAD … (window,). A caption that is too long loses its end, not its EOS."""
@@ -94,6 +103,21 @@ class SequenceLayout:
         return codes
 
     @cached_property
+    def ancestors(self) -> np.ndarray:
+        """Slots of the ancestors of each slot's cell: (length, levels - 1), coarsest first, NO_SLOT where there is none.
+
+        A column is a level; the last level is nobody's ancestor. Text slots and EOV have no ancestors.
+        """
+        table = np.full((self.length, len(self.grids) - 1), NO_SLOT, dtype=np.int64)
+        for level, grid in enumerate(self.grids):
+            cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"))  # (3, t, h, w)
+            for above, coarse in enumerate(self.grids[:level]):
+                covering = [axis // (fine // few) for axis, fine, few in zip(cells, grid, coarse, strict=True)]
+                numbers = np.ravel_multi_index(covering, coarse).reshape(-1)
+                table[self.starts[level] : self.starts[level + 1], above] = self.starts[above] + numbers
+        return table
+
+    @cached_property
     def _num_bits(self) -> np.ndarray:
         """Bits of each cell's index: (cells,)."""
         return np.repeat([self.vocab.num_bits(level) for level in range(len(self.grids))], [grid.cells for grid in self.grids])
@@ -106,7 +130,7 @@ class SequenceLayout:
 def make_layout(settings: PretrainRun) -> SequenceLayout:
     """The layout of a run's rows, from its `hierarchy`, `clip` and `text`."""
     vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
-    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window)
+    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window, settings.llm.rope)
 
 
 def _centres(grid: Grid, finest: Grid) -> np.ndarray:

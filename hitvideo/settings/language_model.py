@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from hitvideo.config import Depth, Section, Size
 from hitvideo.errors import ConfigError
 from hitvideo.settings.paths import Expanded
+
+Rope: TypeAlias = Literal["3d", "3d-unaligned", "1d"]
 
 
 class LLMSection(Section):
@@ -26,10 +28,16 @@ class LLMSection(Section):
     """Width inside SwiGLU."""
     rope_axes: tuple[Size, Size, Size]
     """Dimensions of a head that rotate with t, h and w: even numbers that sum to width / heads."""
+    rope: Rope = "3d"
+    """Where RoPE places a cell. 3d: at its centre in the finest level's cells; 3d-unaligned: at its number in its own level's
+    grid, so that a cell and the coarser one above it are apart; 1d: all dimensions of a head turn with the slot's number."""
     rope_theta: float = Field(10000.0, gt=1)
     """Base of RoPE's frequencies."""
     norm_eps: float = Field(1e-5, gt=0)
     """Epsilon of every RMSNorm."""
+    ancestors: bool = False
+    """Tell a slot what is drawn where the cell it predicts will be: the ids of the coarser cells that cover that cell are
+    embedded once more, and added to the slot's input. Without it, attention has to find them."""
     qk_norm: bool = False
     """Apply RMSNorm to queries and keys, per head."""
     attention: Literal["auto", "flash", "sdpa"] = "auto"
@@ -48,6 +56,11 @@ class LLMSection(Section):
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def turned_axes(self) -> tuple[int, ...]:
+        """Dimensions of a head that rotate with each axis of a position."""
+        return (self.head_dim,) if self.rope == "1d" else self.rope_axes
 
 
 class TextSection(Section):

@@ -97,6 +97,9 @@ class TrainSection(Section):
     """Steps between validations."""
     validation_batches: Count = 4
     """Global batches in one validation; 0: never validate."""
+    rehearse: bool | Literal["auto"] = "auto"
+    """Before the first step of a start, take a step of every phase to come on made-up data, and throw it away: memory that does
+    not suffice for a later phase ends the run at once. auto: on a GPU."""
     start_from: StartSection | None = None
     """Begin a new run with another run's weights; null: with random ones. A run that goes on ignores it."""
 
@@ -122,5 +125,8 @@ class LLMTrainSection(TrainSection):
 
     text_loss_weight: float = Field(0.1, ge=0)
     """Weight of a caption token's loss; a video token's is 1."""
+    corrupt: Fraction = 0.0
+    """Share of the ids of coarser levels (all but the finest) that the input shows as others, drawn at random; what is to be
+    predicted stays. The model then learns to draw detail over coarse codes with mistakes, as its own have."""
     level_balance: Fraction = 0.0
     """0: every video token has the same weight; 1: every level has, which favours the few coarse tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,9 +26,11 @@ SECTION = LLMSection(layers=2, width=24, heads=4, kv_heads=2, hidden=40, rope_ax
 HIERARCHY = Hierarchy(levels=(Level(down=(4, 4, 4), num_bits=6, sub_bits=(3, 3)), Level(down=(2, 2, 2), num_bits=4)))
 
 
-def make() -> LanguageModel:
-    layout = SequenceLayout(Vocab(TEXT_SIZE, HIERARCHY), HIERARCHY, Extent(4, 4, 8), WINDOW)
-    model = LanguageModel(SECTION, layout)
+def make(**changes: object) -> LanguageModel:
+    """`changes`: of SECTION."""
+    section = SECTION.model_copy(update=changes)
+    layout = SequenceLayout(Vocab(TEXT_SIZE, HIERARCHY), HIERARCHY, Extent(4, 4, 8), WINDOW, section.rope)
+    model = LanguageModel(section, layout)
     initialize(model, SECTION.width, SECTION.layers, seed=0)
     for head in model.heads:  # far from uniform, so that a wrong condition shows
         for parameter in head.parameters():
@@ -109,21 +112,29 @@ def test_losses_are_means_over_rows() -> None:
             torch.testing.assert_close(torch.stack([f[name] for f in found]).mean(), value, atol=1e-5, rtol=1e-5)
 
 
+VARIANTS = [{}, {"ancestors": True}, {"rope": "1d"}, {"rope": "3d-unaligned", "ancestors": True}]
+
+
 @torch.no_grad()
-def test_cached_equals_uncached() -> None:
-    model = make()
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_cached_equals_uncached(changes: dict[str, object]) -> None:
+    """Also several slots at a time; what the rows hold after them is not looked at."""
+    model = make(**changes)
     rows = make_rows(model, 2)
     expected = model.hidden(rows[:, :-1])
     cache = model.new_cache(2)
     parts = [model.hidden(rows[:, :WINDOW], cache=cache)]
     for slot in range(WINDOW, model.layout.length - 1):
-        parts.append(model.hidden(rows[:, slot : slot + 1], start=slot, cache=cache))
+        known = rows.clone()
+        known[:, slot + 1 :] = 0
+        parts.append(model.hidden(rows[:, slot : slot + 1], start=slot, cache=cache, rows=known))
     torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_causal() -> None:
-    model = make()
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_causal(changes: dict[str, object]) -> None:
+    model = make(**changes)
     rows = make_rows(model, 1)
     before = model.hidden(rows[:, :-1])
     other = make_rows(model, 1, seed=9)
@@ -164,7 +175,7 @@ def test_generation_draws_from_the_distribution_that_was_trained() -> None:
     model = LanguageModel(SECTION, layout)
     initialize(model, SECTION.width, SECTION.layers, seed=1)
     text = TextTokenizer.train(["a red thing"], TEXT_SIZE)
-    drawn = generate_codes(model, text, ["a red"] * 4000, Sampling(guidance=1.0))[0].reshape(-1)
+    drawn = generate_codes(model, text, ["a red"] * 4000, Sampling(guidance=1.0, temperature=1.0))[0].reshape(-1)
     ids = text.encode("a red")
     with torch.no_grad():
         chances = []
@@ -191,9 +202,71 @@ def test_golden_parameter_count() -> None:
     assert sum(parameter.numel() for parameter in make().parameters()) == expected
 
 
-def test_every_parameter_is_trained() -> None:
-    model = make()
+@torch.no_grad()
+def test_a_slot_is_told_the_ancestors_of_the_cell_it_predicts() -> None:
+    """Without attention and MLPs a slot knows its own ids and those ancestors, and nothing else."""
+    model = make(ancestors=True)
+    for block in model.trunk.blocks:
+        block.attention.out.weight.zero_()
+        block.mlp.down.weight.zero_()
+    rows, layout = make_rows(model, 1), model.layout
+    before, other = model.hidden(rows[:, :-1]), make_rows(model, 1, seed=9)
+    for changed_slot in range(layout.starts[0], layout.starts[-1]):
+        changed = rows.clone()
+        changed[:, changed_slot] = other[:, changed_slot]
+        if torch.equal(changed, rows):
+            continue
+        moved = (model.hidden(changed[:, :-1]) - before)[0].abs().amax(-1) > 1e-6
+        told = [slot - 1 for slot in range(1, layout.length) if changed_slot in layout.ancestors[slot]]
+        assert set(moved.nonzero().flatten().tolist()) == {changed_slot, *told}
+    # By hand: the last cell of level 1, grid (2, 2, 4), is under the last of level 0, grid (1, 1, 2); level 1 begins at 9.
+    assert layout.ancestors[9 + 15].tolist() == [WINDOW + 1]
+    sum_of_both = sum(model.ancestor.weight[int(i) - TEXT_SIZE] for i in rows[0, WINDOW + 1])
+    x = model.embedding.weight[rows[0, 9 + 14, 0]] + model.level.weight[2] + model.next_level.weight[2] + sum_of_both
+    torch.testing.assert_close(before[0, 9 + 14], model.trunk.norm(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_input_may_differ_from_the_targets() -> None:
+    model = make(ancestors=True)
+    rows, seen = make_rows(model, 3), make_rows(model, 3, seed=5)
+    mixed = model(rows, 0.25, 0.5, seen)
+    assert not torch.isclose(mixed["loss"], model(rows, 0.25, 0.5)["loss"])
+    layout, hidden = model.layout, model.hidden(seen[:, :-1])
+    start, stop = layout.starts[1:3]
+    expected = model.heads[1].loss(hidden[:, start - 1 : stop - 1], layout.vocab.sub_codes(1, rows[:, start:stop])).mean()
+    torch.testing.assert_close(mixed["loss_level_1"], expected)
+
+
+def test_a_model_of_one_level_has_no_ancestors() -> None:
+    hierarchy = Hierarchy(levels=HIERARCHY.levels[1:])
+    layout = SequenceLayout(Vocab(TEXT_SIZE, hierarchy), hierarchy, Extent(4, 4, 8), WINDOW)
+    plain, told = (LanguageModel(SECTION.model_copy(update={"ancestors": on}), layout) for on in (False, True))
+    assert plain.state_dict().keys() == told.state_dict().keys()
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_every_parameter_is_trained(changes: dict[str, object]) -> None:
+    model = make(**changes)
     model(make_rows(model, 8), text_weight=1.0)["loss"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", ["sequential", "jacobi"])
+def test_generation_tells_the_ancestors_too(plan: Literal["sequential", "jacobi"]) -> None:
+    """Without a cache, the whole row at once: what was drawn is the likeliest given what was drawn before."""
+    model, text = make(ancestors=True), TextTokenizer.train(["a red thing"], TEXT_SIZE)
+    codes = generate_codes(model, text, ["a red thing"], Sampling(guidance=1.0, temperature=0.0, plan=plan))
+    layout = model.layout
+    row = torch.from_numpy(layout.join(text.encode("a red thing"), [level[0] for level in codes]))[None]
+    hidden = model.hidden(row[:, :-1])
+    plain = make().hidden(row[:, :-1])
+    assert not torch.allclose(hidden[:, layout.starts[1] - 1 :], plain[:, layout.starts[1] - 1 :])
+    for level, (start, stop) in enumerate(zip(layout.starts, layout.starts[1:], strict=False)):
+        chosen = layout.vocab.sub_codes(level, row[0, start:stop])
+        for sub in range(chosen.shape[1]):
+            logits = model.heads[level].logits(hidden[0, start - 1 : stop - 1], chosen[:, :sub])
+            assert torch.equal(logits.argmax(-1), chosen[:, sub])

@@ -33,6 +33,7 @@ VARIANTS = [
     [],
     ["llm.kv_heads=2", "llm.qk_norm=false"],
     ["llm.layers=2", "text.window=64"],
+    ["llm.ancestors=true"],
     ["hierarchy.levels=[{down: [8, 8, 8], num_bits: 14, sub_bits: [7, 4, 3]}, {down: [4, 4, 4], num_bits: 9}]"],
 ]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hitvideo.hierarchy import Extent, Hierarchy, Level
-from hitvideo.sequence.layout import TEXT, SequenceLayout
+from hitvideo.sequence.layout import NO_SLOT, TEXT, SequenceLayout
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
 
 
@@ -101,6 +101,35 @@ def test_a_coarse_cell_is_at_the_mean_of_the_fine_cells_it_covers(seed: int) -> 
         expected = layout.window + covered.mean((1, 3, 5)).reshape(-1, 3)
         start, stop = layout.starts[level : level + 2]
         np.testing.assert_allclose(layout.positions[start:stop], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ancestors_are_the_coarser_cells_that_cover_a_cell(seed: int) -> None:
+    layout, hierarchy = random_layout(np.random.default_rng(300 + seed))
+    boxes: list[tuple[int, list[range]]] = []  # of each cell in raster order: its level, and the pixels it covers on each axis
+    for number, (level, grid) in enumerate(zip(hierarchy.levels, layout.grids, strict=True)):
+        for cell in np.ndindex(*grid):
+            boxes.append((number, [range(at * size, (at + 1) * size) for at, size in zip(cell, level.down, strict=True)]))
+    for cell, (level, box) in enumerate(boxes):
+        expected = [NO_SLOT] * (len(layout.grids) - 1)
+        for other, (above, larger) in enumerate(boxes):
+            if above < level and all(b[0] in a and b[-1] in a for a, b in zip(larger, box, strict=True)):
+                assert expected[above] == NO_SLOT, "two cells of a level cover the same"
+                expected[above] = layout.window + other
+        assert layout.ancestors[layout.window + cell].tolist() == expected
+        assert all(slot < layout.window + cell for slot in expected)
+    assert (layout.ancestors[: layout.window] == NO_SLOT).all()
+    assert (layout.ancestors[-1] == NO_SLOT).all()
+
+
+def test_golden_positions_of_the_other_ropes() -> None:
+    hierarchy = Hierarchy(levels=(Level(down=(8, 4, 4), num_bits=3), Level(down=(1, 2, 4), num_bits=4, sub_bits=(2, 2))))
+    vocab, extent = Vocab(300, hierarchy), Extent(8, 4, 8)
+    line = SequenceLayout(vocab, hierarchy, extent, 6, "1d").positions
+    np.testing.assert_array_equal(line, np.arange(41)[:, None] * [1, 1, 1])
+    unaligned = SequenceLayout(vocab, hierarchy, extent, 6, "3d-unaligned").positions
+    np.testing.assert_array_equal(unaligned[6:8], 6 + np.array([[0, 0, 0], [0, 0, 1]]))
+    np.testing.assert_array_equal(unaligned[8:], tiny(window=6).positions[8:])  # the finest level and EOV are where they were
 
 
 @pytest.mark.parametrize("length", range(10))
