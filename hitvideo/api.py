@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import torch
 
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
+from hitvideo.generation.engine import Request
 from hitvideo.generation.generator import Generator, load_generator
+from hitvideo.generation.record import TAG, Record
 from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import ClipShape
 from hitvideo.runs.directory import RunDirectory
@@ -45,6 +47,15 @@ class Video:
     fps: float
     codes: Codes = ()
     prompt: str = ""
+    record: Record | None = None
+    """Of a generated video: what its codes are a function of. `write_video` keeps it in the file."""
+    run: Run | None = field(default=None, repr=False, compare=False)
+
+    def refine(self, levels: int | None = None) -> Video:
+        """A generated video with more levels, all by default: a storyboard's whole video. Raises ConfigError."""
+        if self.run is None:
+            raise ConfigError("only a video that `Run.generate` drew can be refined")
+        return self.run.refine(self, levels)
 
 
 @dataclass(frozen=True)
@@ -115,26 +126,35 @@ class Run:
         self,
         prompts: Sequence[str],
         *,
-        guidance: float = Sampling.guidance,
         levels: int | None = None,
         seed: int = 0,
-        temperature: float = Sampling.temperature,
-        top_k: int = Sampling.top_k,
-        top_p: float = Sampling.top_p,
+        videos: int = 1,
+        memory_gib: float | None = None,
+        **sampling: Any,
     ) -> list[Video]:
-        """A video for every prompt; each keeps its codes and its prompt.
+        """`videos` videos of every prompt, with seeds `seed`, `seed` + 1, …; each keeps its codes and its prompt.
 
-        `levels`: draw only the first ones (1 is the storyboard); all by default. `guidance` 1 is none, higher follows the
-        prompt more. Raises ConfigError for settings that are out of range.
+        `levels`: draw only the first ones (1 is the storyboard, which `Video.refine` goes on with); all by default.
+        `memory_gib`: most memory for the cache. The rest are fields of `hitvideo.generation.sampling.Sampling`, by name:
+        guidance, temperature, top_k, top_p, negative, plan, … Raises ConfigError for settings that are out of range.
         """
         if isinstance(prompts, str):
             raise ConfigError(f"prompts is a list of texts; write generate([{prompts!r}])")
-        codes = self.generator.codes(prompts, Sampling(guidance, temperature, top_k, top_p), levels, seed)
-        videos = self.generator.decode(codes)
-        return [
-            Video(frames, self.clip.fps, [level[row] for level in codes], prompt)
-            for row, (frames, prompt) in enumerate(zip(videos, prompts, strict=True))
-        ]
+        requests = [Request(prompt, seed + number) for prompt in prompts for number in range(videos)]
+        drawn = self.generator.draw(requests, Sampling(**sampling), levels, memory_gib=memory_gib)
+        return [self._video(record) for record in drawn.records]
+
+    def refine(self, video: Video, levels: int | None = None) -> Video:
+        """A drawn video with more levels (all by default): equal to having drawn them at once. Raises ConfigError."""
+        if video.record is None:
+            raise ConfigError("only a video that `Run.generate` drew can be refined")
+        self.generator.check_record(video.record, "the video")
+        request = Request(video.record.prompt, video.record.seed, video.record.codes)
+        return self._video(self.generator.draw([request], video.record.sampling, levels).records[0])
+
+    def _video(self, record: Record) -> Video:
+        (frames,) = self.generator.decode([indices[None] for indices in record.codes])
+        return Video(frames, self.clip.fps, record.codes, record.prompt, record, self)
 
 
 def load_run(path: Path | str, device: str | None = None) -> Run:
@@ -166,11 +186,15 @@ def read_video(path: Path | str, clip: ClipShape, start: float = 0.0) -> Video:
 
 
 def write_video(path: Path | str, video: Video | Frames, fps: float | None = None) -> None:
-    """Write H.264 in MP4. `fps`: by default the video's own; needed if `video` is a bare array of frames."""
+    """Write H.264 in MP4; a generated video's settings and codes are kept in it (`hitvideo show`).
+
+    `fps`: by default the video's own; needed if `video` is a bare array of frames.
+    """
     frames, rate = (video.frames, fps or video.fps) if isinstance(video, Video) else (video, fps)
     if rate is None:
         raise ConfigError("an array of frames has no rate; give fps=…")
-    write_mp4(Path(path), frames, rate)
+    record = video.record if isinstance(video, Video) else None
+    write_mp4(Path(path), frames, rate, tags={TAG: record.to_json()} if record else None)
 
 
 def _device(name: str | None) -> torch.device:

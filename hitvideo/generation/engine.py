@@ -1,73 +1,208 @@
-"""Draws codes for prompts, level by level, coarse to fine, with classifier-free guidance.
+"""Draws codes for a batch of prompts, level by level, coarse to fine, with classifier-free guidance.
 
-All prompts are drawn together; unless guidance is 1, each has a second row with the empty caption. At a slot only its own
-level's indices are possible. Stopping after the first levels gives the storyboard: the same video without its detail.
+Unless guidance is 1, each prompt has a second row, with the negative prompt. At a slot only its own level's indices are
+possible. Stopping after the first levels gives the storyboard: the same video without its detail.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 import torch
 
 from hitvideo.errors import ConfigError
-from hitvideo.generation.sampling import Sampling, guide, sample_entry
+from hitvideo.generation import plans
+from hitvideo.generation.logits import guide, restrict, strengths
+from hitvideo.generation.noise import level_noise, race
+from hitvideo.generation.sampling import Sampling
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.text import TextTokenizer
 
+log = logging.getLogger(__name__)
 
-@torch.no_grad()
+
+@dataclass(frozen=True)
+class Request:
+    """One video to draw. `given`: its first levels, each (t, h, w), if they are drawn already."""
+
+    prompt: str
+    seed: int
+    given: Sequence[np.ndarray] = ()
+
+
+@dataclass
+class Listener:
+    """Who is told how a drawing gets on; each function may be None."""
+
+    tokens: Callable[[int], object] | None = None
+    """Of tokens that every video of the batch has gained."""
+    level: Callable[[int], object] | None = None
+    """Of a level that begins."""
+
+
+@dataclass
+class Drawn:
+    """What a batch of requests became."""
+
+    codes: list[np.ndarray]
+    """Indices of each level, (B, t, h, w), the given ones included."""
+    passes: list[int] = field(default_factory=list)
+    """Passes of the model for each level; 0 for a given one."""
+    seconds: list[float] = field(default_factory=list)
+    cache_bytes: int = 0
+
+
 def generate_codes(
     model: LanguageModel,
     text: TextTokenizer,
     prompts: Sequence[str],
     sampling: Sampling,
     levels: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[np.ndarray]:
-    """Indices of the first `levels` levels, each (prompts, t, h, w). `progress` is told of every token drawn."""
+    """Indices of the first `levels` levels, each (prompts, t, h, w), in one batch.
+
+    `seed`: one for each prompt; a single number S means S, S + 1, …, so that no two prompts have the same noise. `progress` is
+    told of every token drawn.
+    """
+    seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
+    requests = [Request(prompt, one) for prompt, one in zip(prompts, seeds, strict=True)]
+    return draw(model, text, requests, sampling, levels, Listener(progress)).codes
+
+
+@torch.no_grad()
+def draw(
+    model: LanguageModel,
+    text: TextTokenizer,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    levels: int | None = None,
+    listener: Listener | None = None,
+) -> Drawn:
+    """Draw the first `levels` levels (all by default) of every request, in one batch. All have equally many given levels."""
     layout = model.layout
     levels = len(layout.grids) if levels is None else levels
     if not 1 <= levels <= len(layout.grids):
         raise ConfigError(f"--levels {levels}: the run has {len(layout.grids)} levels, ask for 1 to {len(layout.grids)}")
-    device = model.level.weight.device
-    guided = sampling.guidance != 1.0
-    captions = [*prompts, *[""] * len(prompts)] if guided else list(prompts)
-    stop = layout.starts[levels]
-    rows = torch.zeros(len(captions), stop, layout.vocab.width, dtype=torch.long, device=device)
-    window = np.stack([layout.text_window(text.encode(caption)) for caption in captions])
-    rows[:, : layout.window, 0] = torch.from_numpy(window).to(device)
-    cache = model.new_cache(len(captions))
-    random = torch.Generator(device=device).manual_seed(seed)
-    fresh = rows[:, : layout.window]
-    for slot in range(layout.window, stop):
-        level = int(layout.levels[slot])
-        hidden = model.hidden(fresh, start=cache.seen, cache=cache)[:, -1]  # (B, D)
-        rows[:, slot, : len(layout.vocab.ranges[level])] = _draw_slot(model, level, hidden, sampling, random, guided)
-        fresh = rows[:, slot : slot + 1]
-        if progress:
-            progress(1)
-    drawn = rows[: len(prompts)].cpu().numpy()
-    per_prompt = [layout.split(row, levels) for row in drawn]
-    return [np.stack(level) for level in zip(*per_prompt, strict=True)]
+    batch = _Batch(model, text, requests, sampling, levels)
+    drawn = Drawn([], cache_bytes=batch.cache.bytes)
+    for level in range(levels):
+        begin, passes = time.perf_counter(), 0
+        if level >= batch.given:
+            passes = batch.draw_level(level, listener or Listener())
+        drawn.passes.append(passes)
+        drawn.seconds.append(time.perf_counter() - begin)
+    rows = batch.rows[: len(requests)].cpu().numpy()
+    per_prompt = [layout.split(row, levels) for row in rows]
+    drawn.codes = [np.stack(level) for level in zip(*per_prompt, strict=True)]
+    return drawn
 
 
-def _draw_slot(
-    model: LanguageModel, level: int, hidden: torch.Tensor, sampling: Sampling, random: torch.Generator, guided: bool
-) -> torch.Tensor:
-    """The ids of one slot, sub-code after sub-code: (B, sub-codes). Both halves of a guided batch get the same."""
-    vocab, head = model.layout.vocab, cast(LevelHead, model.heads[level])
-    chosen = torch.zeros(hidden.shape[0], 0, dtype=torch.long, device=hidden.device)
-    for _ in vocab.ranges[level]:
-        logits = head.logits(hidden, chosen).float()  # (B, 2**bits)
-        if guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = guide(conditional, unconditional, sampling.guidance)
-        entry = sample_entry(logits, sampling, random)
-        entry = torch.cat([entry, entry]) if guided else entry
-        chosen = torch.cat([chosen, entry[:, None]], dim=1)
-    return vocab.ids(level, chosen)
+class _Batch:
+    """Rows that are drawn together: `rows` (halves · B, slots, width) of ids, the guided half last, and their cache."""
+
+    def __init__(
+        self, model: LanguageModel, text: TextTokenizer, requests: Sequence[Request], sampling: Sampling, levels: int
+    ) -> None:
+        self.model, self.sampling, self.levels = model, sampling, levels
+        self.seeds = [request.seed for request in requests]
+        self.layout = layout = model.layout
+        self.device = model.level.weight.device
+        self.given = len(requests[0].given)
+        self.guided = sampling.guides(self.given, levels)
+        captions = [request.prompt for request in requests]
+        captions += [sampling.negative] * len(captions) if self.guided else []
+        rows = np.zeros((len(captions), layout.starts[levels], layout.vocab.width), np.int64)
+        rows[:, : layout.window, 0] = np.stack([layout.text_window(text.encode(caption)) for caption in captions])
+        for number, row in enumerate(rows):
+            for level, indices in enumerate(requests[number % len(requests)].given):
+                start, stop = layout.starts[level : level + 2]
+                row[start:stop, : layout.vocab.width] = layout.vocab.to_ids(level, indices.reshape(-1))
+        self.rows = torch.from_numpy(rows).to(self.device)
+        self.cache = model.new_cache(len(rows), layout.starts[levels])
+
+    def draw_level(self, level: int, listener: Listener) -> int:
+        """Fill the level's slots; returns the passes it took."""
+        self._drop_the_guided_half(level)
+        if listener.level:
+            listener.level(level)
+        start, stop = self.layout.starts[level : level + 2]
+        noise = level_noise(self.layout, level, self.seeds, self.device)
+        width = plans.window(self.sampling.plan, len(self.rows), self.device.type)
+        slot = guessed = start
+        passes = 0
+        while slot < stop:
+            last = min(slot + width, stop)
+            if width > 1 and guessed < last:
+                self._guess(level, guessed, last, noise)
+                guessed = last
+            found = self._draw_window(level, slot, last, noise)
+            gained = self._accept(level, slot, found)
+            slot += gained
+            passes += 1
+            if listener.tokens:
+                listener.tokens(gained)
+        return passes
+
+    def _drop_the_guided_half(self, level: int) -> None:
+        if self.guided and not self.sampling.guides(level, self.levels):
+            self.guided = False
+            self.rows = self.rows[: len(self.seeds)]
+            self.cache.keep(len(self.seeds))
+
+    def _guess(self, level: int, first: int, last: int, noise: list[torch.Tensor]) -> None:
+        """Fill slots with guesses: the code of the same cell one latent frame before; in the first frame what the noise alone
+        would draw."""
+        start, grid, kinds = self.layout.starts[level], self.layout.grids[level], len(noise)
+        frame, halves = grid.h * grid.w, len(self.rows) // len(self.seeds)
+        stop = min(last, start + frame)
+        if first < stop:
+            alone = torch.stack([table[:, first - start : stop - start].argmax(-1) for table in noise], dim=-1)
+            self.rows[:, first:stop, :kinds] = self.layout.vocab.ids(level, alone).repeat(halves, 1, 1)
+        for slot in range(max(first, start + frame), last, frame):
+            count = min(frame, last - slot)
+            self.rows[:, slot : slot + count] = self.rows[:, slot - frame : slot - frame + count]
+
+    def _draw_window(self, level: int, slot: int, last: int, noise: list[torch.Tensor]) -> torch.Tensor:
+        """Ids (B, n, sub-codes) of slots slot … last - 1, each given what now lies in the slots before it."""
+        model, sampling, layout = self.model, self.sampling, self.layout
+        seen, start = self.cache.seen, layout.starts[level]
+        hidden = model.hidden(self.rows[:, seen : last - 1], seen, self.cache, self.rows)[:, slot - last :]  # (halves B, n, D)
+        at, head = sampling.at(level), cast(LevelHead, model.heads[level])
+        if at.guidance == 1:
+            hidden = hidden[: len(self.seeds)]
+        hidden = hidden.to(cast(torch.Tensor, head.outputs[0].weight).dtype)
+        strength = strengths(sampling, level, slot - layout.window, last - layout.window, layout.length - 1 - layout.window)
+        if isinstance(strength, torch.Tensor):
+            strength = strength[:, None].to(self.device)
+        chosen = torch.zeros(*hidden.shape[:2], 0, dtype=torch.long, device=self.device)
+        for table in noise:
+            logits = head.logits(hidden, chosen).float()
+            if at.guidance != 1:
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, strength, sampling.apg)
+            if at.temperature == 0:
+                entry = logits.argmax(-1)
+            else:
+                entry = race(restrict(logits, at), table[:, slot - start : last - start])
+            entry = entry.repeat(len(hidden) // len(self.seeds), 1)
+            chosen = torch.cat([chosen, entry[..., None]], dim=-1)
+        return layout.vocab.ids(level, chosen[: len(self.seeds)])
+
+    def _accept(self, level: int, slot: int, found: torch.Tensor) -> int:
+        """Write the draws; returns how many of them are final in every row, and takes the cache back behind the others."""
+        count, kinds = found.shape[1:]
+        span, gained = slice(slot, slot + count), 1
+        if count > 1:
+            wrong = (self.rows[: len(found), span, :kinds] != found).any(-1).any(0).nonzero()
+            gained = min(count, int(wrong[0]) + 1) if len(wrong) else count
+        self.rows[:, span, :kinds] = found.repeat(len(self.rows) // len(found), 1, 1)
+        self.cache.rewind(slot + gained - 1)
+        return gained

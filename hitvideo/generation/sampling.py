@@ -1,62 +1,107 @@
-"""Choosing one entry from logits: guidance, temperature, top-k, top-p."""
+"""How generation draws: the settings with their defaults. No torch: the command line shows them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from hitvideo.errors import ConfigError, short
+
+NumberT = TypeVar("NumberT", int, float)
+PerLevel: TypeAlias = NumberT | tuple[NumberT, ...]
+"""One number for all levels, or one for each, coarsest first; finer levels than there are numbers take the last."""
+Plan = Literal["auto", "sequential", "jacobi"]
+LONGEST_LIST = 64
+
+
+class LevelSampling(NamedTuple):
+    """How one level is drawn."""
+
+    guidance: float
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How generation draws. `top_k` 0 and `top_p` 1 keep every entry; `temperature` 0 takes the likeliest.
+    """How generation draws; the one place of its defaults. Raises ConfigError for a value out of range.
 
-    Raises ConfigError for a value out of range; at the ends of the ranges logits of fp32 are still finite.
+    At the ends of the ranges logits of fp32 are still finite.
     """
 
-    guidance: float = 5.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    guidance: PerLevel[float] = 3.0
+    """Classifier-free guidance: 1 is none, higher follows the prompt more, away from the negative one."""
+    temperature: PerLevel[float] = 0.4
+    """Below 1 draws likely codes more often; 0 takes the likeliest."""
+    top_k: PerLevel[int] = 0
+    """Draw from the K likeliest entries; 0: all."""
+    top_p: PerLevel[float] = 1.0
+    """Draw from the likeliest entries of this total probability."""
+    guidance_ramp: bool = False
+    """Guidance rises from 1 at the first slot of a video to `guidance` at the last, in proportion to the slots."""
+    apg: float = 0.0
+    """Adaptive projected guidance (Sadat et al. 2024): the difference that guidance adds is cut to this root mean square, and
+    its part along the conditional logits left out; 0: plain guidance."""
+    negative: str = ""
+    """The prompt that guidance leads away from."""
+    plan: Plan = "auto"
+    """How many slots a pass of the model draws; every plan draws the same codes (hitvideo/generation/plans.py)."""
 
     def __post_init__(self) -> None:
-        for name, value, fits, limits in (
-            ("guidance", self.guidance, 0 <= self.guidance <= 1000, "0 to 1000"),
-            ("temperature", self.temperature, self.temperature == 0 or 1e-3 <= self.temperature <= 1e3, "0, or 0.001 to 1000"),
-            ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
-            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-        ):
-            if not fits:
-                raise ConfigError(f"{name} is {short(value)}; it must be {limits}")
+        checks: tuple[tuple[str, object, Callable[[Any], bool], str], ...] = (
+            ("guidance", self.guidance, lambda value: 0 <= value <= 1000, "0 to 1000"),
+            ("temperature", self.temperature, lambda value: value == 0 or 1e-3 <= value <= 1e3, "0, or 0.001 to 1000"),
+            ("top-k", self.top_k, lambda value: 0 <= value < 1 << 31 and value == int(value), "a whole number, 0 or more"),
+            ("top-p", self.top_p, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+            ("apg", self.apg, lambda value: 0 <= value <= 1000, "0 to 1000"),
+        )
+        for name, given, fits, limits in checks:
+            values = given if isinstance(given, tuple) else (given,)
+            if not 1 <= len(values) <= LONGEST_LIST:
+                raise ConfigError(f"{name} has {len(values)} numbers; give one, or one for each level")
+            for value in values:
+                if not _is_number(value) or not fits(value):
+                    raise ConfigError(f"{name} is {short(value)}; it must be {limits}")
+        if self.plan not in get_args(Plan):
+            raise ConfigError(f"plan is {short(self.plan)}; it must be one of {', '.join(get_args(Plan))}")
+        if not isinstance(self.negative, str) or not isinstance(self.guidance_ramp, bool):
+            raise ConfigError("negative must be a text, and guidance_ramp true or false")
+
+    def at(self, level: int) -> LevelSampling:
+        """The settings of one level."""
+        pick = (self.guidance, self.temperature, self.top_k, self.top_p)
+        guidance, temperature, top_k, top_p = (_of_level(values, level) for values in pick)
+        return LevelSampling(guidance, temperature, top_k, top_p)
+
+    def guides(self, level: int, levels: int) -> bool:
+        """Whether this level, or a finer one of the first `levels`, needs the rows with the negative prompt."""
+        return any(self.at(later).guidance != 1 for later in range(level, levels))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: tuples become lists there, and `sampling_from` takes both."""
+        return asdict(self)
 
 
-def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance: float) -> torch.Tensor:
-    """u + g (c - u): 1 is the conditional model, above it the caption counts for more (Ho & Salimans 2022)."""
-    return unconditional + guidance * (conditional - unconditional)
+def sampling_from(found: dict[str, Any]) -> Sampling:
+    """The inverse of `as_dict`, for settings that somebody else may have written. Raises ConfigError."""
+    unknown = found.keys() - Sampling.__dataclass_fields__.keys()
+    if unknown:
+        raise ConfigError(f"unknown settings of sampling: {short(sorted(map(str, unknown)))}")
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return Sampling(**given)
 
 
-def restrict(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Logits (B, V) after temperature, top-k and top-p; what is ruled out is -inf.
-
-    Top-p keeps the smallest set whose probability reaches top_p, the entry that crosses it included (as transformers does).
-    """
-    logits = logits.float() / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = logits.topk(sampling.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier entries
-        ordered = ordered.masked_fill((before >= sampling.top_p) & (before > 0), -torch.inf)  # a tiny top_p rounds to 0
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
-    return logits
+def per_level(values: PerLevel[Any]) -> str:
+    """As the command line takes it: 3, or 1,3,3."""
+    return ",".join(f"{value:g}" for value in (values if isinstance(values, tuple) else (values,)))
 
 
-def sample_entry(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """Logits (B, V) → entries (B,)."""
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    chances = restrict(logits, sampling).softmax(-1)
-    return torch.multinomial(chances, 1, generator=generator).squeeze(-1)
+def _of_level(values: Any, level: int) -> Any:
+    return values[min(level, len(values) - 1)] if isinstance(values, tuple) else values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

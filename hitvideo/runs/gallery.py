@@ -40,9 +40,14 @@ def save_videos(run: Path, group: str, title: str, videos: Sequence[tuple[str, F
     paths = [samples / f"{group}-{number}.mp4" for number in range(len(videos))]
     for path, (_, frames) in zip(paths, videos, strict=True):
         write_mp4(path, frames, fps)
-    rows = [{"label": label, "file": path.name} for path, (label, _) in zip(paths, videos, strict=True)]
-    replace_json(samples / f"{group}.json", {"title": title, "videos": rows})
+    list_videos(run, group, title, [(label, path.name) for path, (label, _) in zip(paths, videos, strict=True)])
     return paths
+
+
+def list_videos(run: Path, group: str, title: str, videos: Sequence[tuple[str, str]]) -> None:
+    """Make a group of labelled files that are in the run's samples already: (label, file name)."""
+    rows = [{"label": label, "file": name} for label, name in videos]
+    replace_json(RunDirectory(run).samples / f"{group}.json", {"title": title, "videos": rows})
 
 
 def groups(run: Path) -> list[Group]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from hitvideo.video.pixels import Frames
 BT709 = 1  # H.264's number for the BT.709 matrix, primaries and transfer function alike
 
 
-def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
+def encode_mp4(frames: Frames, fps: float, crf: int = 18, tags: Mapping[str, str] | None = None) -> bytes:
     """Encode uint8 frames (T, H, W, 3) as H.264 yuv420p in MP4. The same input always gives the same bytes.
 
-    A smaller `crf` gives better quality and a bigger file. Raises ValueError if H or W is odd: 4:2:0 halves both.
+    A smaller `crf` gives better quality and a bigger file. `tags`: texts that the file keeps under names of their own
+    (`hitvideo.video.tags` reads them). Raises ValueError if H or W is odd: 4:2:0 halves both.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError(f"expected one or more uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
@@ -30,8 +32,25 @@ def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
     if height % 2 or width % 2:
         raise ValueError(f"H.264 in yuv420p needs an even width and height, got {width}×{height}; crop or pad by one pixel")
     rate = Fraction(fps).limit_denominator(1001)  # 23.976… becomes 24000/1001
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+    if not tags:
+        buffer = io.BytesIO()
+        _encode(buffer, frames, rate, crf, {"fflags": "+bitexact"}, {})
+        return buffer.getvalue()
+    # Without use_metadata_tags the muxer keeps standard names only; faststart, which puts the index before the pictures, reads
+    # the file again by its name.
+    options = {"fflags": "+bitexact", "movflags": "use_metadata_tags+faststart"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        _encode(str(path), frames, rate, crf, options, tags)
+        return path.read_bytes()
+
+
+def _encode(
+    out: io.BytesIO | str, frames: Frames, rate: Fraction, crf: int, options: dict[str, str], tags: Mapping[str, str]
+) -> None:
+    _, height, width, _ = frames.shape
+    with av.open(out, "w", format="mp4", container_options=options) as container:
+        container.metadata.update(tags)
         # x264's macroblock tree gives other bytes about once in 300 encodings with AVX-512 (seen in x264 as PyAV 18.1 has it)
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "x264-params": "mbtree=0"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -46,7 +65,6 @@ def encode_mp4(frames: Frames, fps: float, crf: int = 18) -> bytes:
             frame.pts, frame.time_base = number, 1 / rate
             _mux(container, stream.encode(frame), rate)
         _mux(container, stream.encode(None), rate)
-    return buffer.getvalue()
 
 
 def _mux(container: Any, packets: Sequence[Any], rate: Fraction) -> None:
@@ -56,9 +74,9 @@ def _mux(container: Any, packets: Sequence[Any], rate: Fraction) -> None:
         container.mux(packet)
 
 
-def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> None:
+def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18, tags: Mapping[str, str] | None = None) -> None:
     """Write `encode_mp4` to a file, atomically."""
-    replace_file(path, encode_mp4(frames, fps, crf))
+    replace_file(path, encode_mp4(frames, fps, crf, tags))
 
 
 def contact_sheet(rows: Sequence[Frames], path: Path, gap: int = 2) -> None:

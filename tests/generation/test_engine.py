@@ -7,32 +7,15 @@ import pytest
 import torch
 
 from hitvideo.errors import ConfigError
-from hitvideo.generation.engine import generate_codes
+from hitvideo.generation.engine import Listener, Request, draw, generate_codes
 from hitvideo.generation.sampling import Sampling
-from hitvideo.hierarchy import Hierarchy, Level
-from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.sequence.layout import SequenceLayout
-from hitvideo.sequence.text import TextTokenizer
-from hitvideo.sequence.vocab import Vocab
-from hitvideo.settings.language_model import LLMSection
-from tests.samples import tiny_hierarchy
-
-PROMPTS = ["a red circle", "a blue square", "a green thing"]
-TEXT = TextTokenizer.train(PROMPTS, 400)
+from tests.generation.models import PROMPTS, TEXT, random_model
 
 
 @pytest.fixture(scope="module", params=["one sub-code", "two sub-codes"])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
-    hierarchy, clip = tiny_hierarchy()
-    if request.param == "two sub-codes":
-        levels = [Level(down=level.down, num_bits=6, sub_bits=(3, 3)) for level in hierarchy.levels]
-        hierarchy = Hierarchy(levels=tuple(levels))
-    section = LLMSection(layers=2, width=32, heads=4, kv_heads=2, hidden=64, rope_axes=(4, 2, 2), qk_norm=True)
-    layout = SequenceLayout(Vocab(400, hierarchy), hierarchy, clip.extent, 12)
-    made = LanguageModel(section, layout)
-    initialize(made, 32, 2, seed=0)
-    return made.eval()
+    return random_model(sub_bits=((6,),) * 4 if request.param == "one sub-code" else ((3, 3),) * 4)
 
 
 def test_storyboard_is_the_first_level_of_the_whole_video(model: LanguageModel) -> None:
@@ -75,3 +58,86 @@ def test_greedy_codes_are_what_the_uncached_model_finds_likeliest(model: Languag
 def test_levels_out_of_range_are_refused(model: LanguageModel) -> None:
     with pytest.raises(ConfigError, match="the run has 4 levels, ask for 1 to 4"):
         generate_codes(model, TEXT, PROMPTS, Sampling(), levels=5)
+
+
+def rows(
+    model: LanguageModel, sampling: Sampling, requests: list[Request], levels: int | None = None
+) -> list[list[np.ndarray]]:
+    """The codes of each request, from one batch."""
+    found = draw(model, TEXT, requests, sampling, levels).codes
+    return [[level[number] for level in found] for number in range(len(requests))]
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("plan", ["sequential", "jacobi"])
+def test_a_video_does_not_depend_on_its_batch(model: LanguageModel, plan: str) -> None:
+    sampling = Sampling(temperature=1.0, plan=plan, negative="a dark thing")  # type: ignore[arg-type]
+    requests = [Request(PROMPTS[number % 3], 7 * number) for number in range(8)]
+    together = rows(model, sampling, requests)
+    alone = [rows(model, sampling, [request])[0] for request in requests]
+    assert all(map(same, together, alone))
+    assert not same(together[0], together[3]), "the same prompt with another seed"
+    assert all(map(same, rows(model, sampling, requests[::-1]), together[::-1]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": (3.0, 3.0, 1.0)}, {"guidance": 4.0, "guidance_ramp": True}], ids=str)
+def test_going_on_from_a_storyboard_is_drawing_all_at_once(model: LanguageModel, settings: dict[str, object]) -> None:
+    sampling = Sampling(temperature=1.0, **settings)  # type: ignore[arg-type]
+    requests = [Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    whole = rows(model, sampling, requests)
+    for levels in (1, 2, 3):
+        story = rows(model, sampling, requests, levels)
+        refined = rows(model, sampling, [Request(r.prompt, r.seed, given) for r, given in zip(requests, story, strict=True)])
+        assert all(map(same, refined, whole))
+    other = [Request(r.prompt, r.seed, [1 - (given[0] & 1)]) for r, given in zip(requests, whole, strict=True)]
+    assert not any(same(a[1:], b[1:]) for a, b in zip(rows(model, sampling, other), whole, strict=True))
+
+
+def test_without_guidance_from_a_level_on_the_second_half_is_dropped(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[tuple[int, int]] = []
+    forward = model.hidden
+
+    def counting(ids: torch.Tensor, start: int, *rest: object) -> torch.Tensor:
+        fed.append((len(ids), start))
+        return forward(ids, start, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "hidden", counting)
+    requests = [Request(prompt, 0) for prompt in PROMPTS]
+    draw(model, TEXT, requests, Sampling(guidance=(3.0, 3.0, 1.0), plan="sequential"))
+    border = model.layout.starts[2] - 1  # this slot predicts the first one of level 2
+    assert {count for count, start in fed if start < border} == {6}
+    assert {count for count, start in fed if start >= border} == {3}
+    fed.clear()
+    draw(model, TEXT, requests, Sampling(guidance=(1.0, 1.0, 1.0, 3.0), plan="sequential"), levels=3)
+    assert {count for count, _ in fed} == {3}
+
+
+def test_settings_of_a_level_act_on_it_alone(model: LanguageModel) -> None:
+    requests = [Request(PROMPTS[0], 3)]
+    base = rows(model, Sampling(temperature=1.0), requests)[0]
+    for changed in (
+        {"temperature": (1.0, 0.0, 1.0)}, {"top_k": (0, 1, 0)}, {"guidance": (3.0, 50.0, 3.0)}, {"top_p": (1, 0.01, 1)},
+    ):  # fmt: skip
+        other = rows(model, Sampling(**{"temperature": 1.0, **changed}), requests)[0]  # type: ignore[arg-type]
+        assert same(other[:1], base[:1])
+        assert not np.array_equal(other[1], base[1]), changed
+    greedy, one = ({"temperature": (1.0, 0.0, 1.0)}, {"temperature": 1.0, "top_k": (0, 1, 0)})
+    assert same(*(rows(model, Sampling(**each), requests, 2)[0] for each in (greedy, one)))  # type: ignore[arg-type]
+
+
+def test_progress_and_passes(model: LanguageModel) -> None:
+    tokens: list[int] = []
+    levels: list[int] = []
+    drawn = draw(model, TEXT, [Request("a", 0)], Sampling(plan="sequential"), None, Listener(tokens.append, levels.append))
+    assert levels == [0, 1, 2, 3]
+    assert drawn.passes == [grid.cells for grid in model.layout.grids]
+    assert sum(tokens) == sum(drawn.passes)
+    tokens.clear()
+    faster = draw(model, TEXT, [Request("a", 0)], Sampling(plan="jacobi"), None, Listener(tokens.append))
+    assert sum(tokens) == sum(drawn.passes)
+    assert sum(faster.passes) == len(tokens) < sum(drawn.passes)
