@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.llama import build
+from hitvideo import config
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import start
+from hitvideo.runs import history
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from hitvideo.settings.run import CheckpointSection, TrackingSection
@@ -41,7 +43,8 @@ def main() -> None:
         directory.mkdir()
         saver = Saver(directory / "checkpoints", engine, CheckpointSection(keep_last=1), "benchmark")
         meter = Meter(engine, 1)
-        with Tracker(TrackingSection(), directory, RUN) as tracker:
+        (directory / "config.yaml").write_text(config.to_yaml(RUN))
+        with Tracker(TrackingSection(), directory) as tracker:
             rounds = range(ROUNDS + 1)  # the first is a warm-up
             figures = [measure(engine, meter, loss.inputs, tracker, saver, directory, number) for number in rounds][1:]
         quiet, busy, row, save = (statistics.median(column) for column in zip(*figures, strict=True))
@@ -63,7 +66,7 @@ def measure(
             losses = engine(*inputs)
             engine.backward(losses["loss"])
             meter.add(losses)
-            meter.loss()
+            engine.agree(meter.loss())
             meter.close_step(engine.step())
         return time.perf_counter() - begin
 
@@ -71,9 +74,8 @@ def measure(
     quiet = statistics.median(step() for _ in range(STEPS))
     begin = time.perf_counter()
     row = meter.row()
-    with (directory / "metrics.jsonl").open("a") as file:
-        file.write(f"{row}\n")
-    tracker.log(row, number)
+    history.append(directory / history.METRICS, history.stamped({"step": number + 1, **row}, 1))
+    tracker.wake()
     logged = time.perf_counter() - begin
     begin = time.perf_counter()
     saver.save(number, {})

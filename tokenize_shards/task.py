@@ -9,10 +9,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from hitvideo import config
 from hitvideo.data.remote import Shard, byte_size
 from hitvideo.data.token_format import read_receipt
+from hitvideo.files import replace_file
+from hitvideo.runs import history
 from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.facts import facts_of_this_start
 from hitvideo.runs.program import Stop
+from hitvideo.runs.secrets import masked_settings
 from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import TokenizeRun
 from tokenize_shards.decoding import DecodingPool
@@ -49,9 +54,11 @@ def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokeniz
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
     stop = Stop(run.stop)
+    stream = f"metrics-{index:05d}.jsonl" if count > 1 else history.METRICS
+    attempt = record_start(run, settings)
     failures = Failures(settings.task.attempts, settings.task.retry_seconds)
     with (
-        Tracker(settings.tracking, run.path, settings) as tracker,
+        Tracker(settings.tracking, run.path, stream=stream, attempt=attempt) as tracker,
         DecodingPool(worker_count(settings), data.decode_seconds, data.decode_gib, data.read_seconds) as pool,
         Leases(out, settings.task.lease_seconds) as leases,
     ):
@@ -61,7 +68,7 @@ def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokeniz
         todo = again if retry else claims(mine, others, out, leases, lambda: stop.requested, failures)
         known = dict(zip((shard.stem for shard in shards), sizes, strict=True))
         total = sum(known[shard.stem] for shard in mine if retry or not done(out, shard.stem))
-        meter = TaskMeter(pipeline.stages, pool, f"task_{index}")
+        meter = TaskMeter(pipeline.stages, pool, run.path / stream, attempt)
         with tqdm(desc=f"task {index} of {count}", total=total, unit="B", unit_scale=True, mininterval=_interval()) as bar:
             for shard, failure in pipeline(todo, bar.update):
                 leases.release(shard.stem)
@@ -69,9 +76,9 @@ def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokeniz
                 bar.set_postfix_str(meter.words())
                 if failures.in_a_row == _MOST_FAILURES_IN_A_ROW:
                     break
-                if row := meter.row_if_due():
-                    tracker.log(row, pipeline.stages.clips)
-        tracker.log(meter.row(), pipeline.stages.clips)
+                meter.log_if_due()
+                tracker.wake()
+        meter.log()
         failed = {shard: error for shard, error in failures.last.items() if not done(out, shard.stem)}
         tracker.finish("KILLED" if stop.requested else "FAILED" if failed else "FINISHED")
     if pipeline.stages.clips:
@@ -79,6 +86,14 @@ def run_task(shards: Sequence[Shard], out: Path, device_tokenizer: DeviceTokeniz
     if failed and not stop.requested:
         raise FailedShardsError(failed)
     return not stop.requested
+
+
+def record_start(run: RunDirectory, settings: TokenizeRun) -> int:
+    """Keep the settings, and note a start of the job or of one of its tasks; returns the number of the start."""
+    replace_file(run.config, config.to_yaml(masked_settings(settings)))
+    attempt = history.next_attempt(run.path)
+    history.append(run.events, {"event": "start", **history.stamped(facts_of_this_start(), attempt)})
+    return attempt
 
 
 class FailedShardsError(Exception):

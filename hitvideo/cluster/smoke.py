@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hitvideo.runs.directory import RunDirectory
+from hitvideo.parallel.links import SLOW, all_reduce_rate, expected_rate, nodes_of
+from hitvideo.runs.directory import RunDirectory, read_metrics
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT
 from hitvideo.settings.programs import TokenizeRun
-
-SLOW = 0.3  # of the rate that the settings expect: less is a link that is down or goes another way
 
 
 def findings(folder: Path, nodes: int, per_node: int) -> dict[str, tuple[bool, str]]:
@@ -29,29 +28,27 @@ def findings(folder: Path, nodes: int, per_node: int) -> dict[str, tuple[bool, s
     gpus = sorted({f"{report['hardware']['GPUs']} × {report['hardware']['GPU']}" for report in reports if "hardware" in report})
     meeting: dict[str, Any] = json.loads(run.meeting.read_text()) if run.meeting.is_file() else {"ranks": []}
     hosts = {each["host"] for each in meeting["ranks"]}
-    before = folder / "before.jsonl"
-    first = before.read_text() if before.is_file() else ""
-    all_rows = run.metrics_file.read_text() if run.metrics_file.is_file() else ""
+    first, all_rows = read_metrics(folder / "before.jsonl"), run.metrics()
     checked = "; ".join(faults) or f"{len(reports)} checked, GPUs: {', '.join(gpus)}"
     found = {
         "nodes": (len(reports) >= nodes and not faults, checked),
         "ranks": (len(meeting["ranks"]) == nodes * per_node, f"{len(meeting['ranks'])} met, on {len(hosts)} nodes"),
-        "training": (run.done, f"{len(all_rows.splitlines())} steps logged"),
-        # The rows hold measured times: a start from the beginning would write others.
-        "resuming": (bool(first) and all_rows.startswith(first) and all_rows != first, f"from {len(first.splitlines())} steps"),
+        "training": (run.done, f"{len(all_rows)} steps logged"),
+        # The rows hold measured times: a start from the beginning would undo them and write others.
+        "resuming": (bool(first) and all_rows[: len(first)] == first and all_rows != first, f"from {len(first)} steps"),
     }
     if found["ranks"][0]:
-        found["all-reduce"] = _all_reduce(run, meeting, nodes, per_node)
+        found["all-reduce"] = _all_reduce(run, meeting)
     return found
 
 
-def _all_reduce(run: RunDirectory, meeting: dict[str, Any], nodes: int, per_node: int) -> tuple[bool, str]:
+def _all_reduce(run: RunDirectory, meeting: dict[str, Any]) -> tuple[bool, str]:
     """The rate at which each rank sends in an all-reduce, compared with the cluster's links; on CPUs it is only shown."""
     assert not isinstance(run.settings, TokenizeRun)
-    cluster, ranks = run.settings.cluster, nodes * per_node
-    rate = 2 * (ranks - 1) / ranks * meeting["all_reduce_mib"] * 2**20 / meeting["all_reduce_seconds"] / 1e9
-    expected = min(cluster.near_gbs, cluster.far_gbs * per_node) if nodes > 1 else cluster.near_gbs
-    good = rate >= SLOW * expected or ranks == 1 or cluster.trains_on == "cpu"
+    cluster, hosts = run.settings.cluster, [each["host"] for each in meeting["ranks"]]
+    rate = all_reduce_rate(meeting["all_reduce_mib"], meeting["all_reduce_seconds"], len(hosts))
+    expected = expected_rate(nodes_of(hosts), cluster)
+    good = rate >= SLOW * expected or len(hosts) == 1 or cluster.trains_on == "cpu"
     return good, f"{rate:.1f} GB/s of {expected:.0f} by cluster.near_gbs and far_gbs"
 
 

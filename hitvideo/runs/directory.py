@@ -9,7 +9,8 @@
         video_tokenizer/     its files, linked or copied: generation needs nothing outside the run
         heartbeats/          what each rank is doing         skipped.jsonl     skipped steps and their samples
         started              seconds since 1970              meeting.json      the ranks' hosts and speeds
-        mlflow_run_id        of the tracker                  DONE              written last
+        events.jsonl         starts, their facts, ends       DONE              written last
+        mlflow_run_id, mlflow_key, mlflow/                   of the tracker: what MLflow has (hitvideo/runs/view.py)
         OWNER, attempts/, attempts.jsonl                     attempts of Slurm jobs (hitvideo/cluster/attempt.py)
         changes.jsonl        settings changed on the way     rollbacks.jsonl   returns to a checkpoint after bad steps
         .lock                                                held by the process that trains (hitvideo/runs/ownership.py)
@@ -20,8 +21,6 @@ One run is one directory, one resolved YAML and one MLflow run. `hitvideo.runs.w
 
 from __future__ import annotations
 
-import json
-import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,15 +28,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hitvideo.checkpoints.listing import complete, newest
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json
-from hitvideo.settings.programs import COMMANDS, RUNS, PretrainRun, RunT, TokenizeRun, VideoTokenizerRun, load_settings
+from hitvideo.runs import history
 
 if TYPE_CHECKING:
     import torch
 
     from hitvideo.sequence.text import TextTokenizer
-
-
-log = logging.getLogger(__name__)
+    from hitvideo.settings.programs import PretrainRun, RunT, TokenizeRun, VideoTokenizerRun
 
 
 class VideoTokenizerRecord(NamedTuple):
@@ -54,7 +51,7 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics_file = self.path / history.METRICS
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.model_file = self.weights / "model.safetensors"
@@ -73,6 +70,9 @@ class RunDirectory:
         self.done_mark = self.path / "DONE"
         self.report = self.path / "report.html"
         self.mlflow_run_id = self.path / "mlflow_run_id"
+        self.mlflow_key = self.path / "mlflow_key"
+        self.mlflow = self.path / "mlflow"
+        self.events = self.path / history.EVENTS
         self.owner = self.path / "OWNER"
         self.attempts = self.path / "attempts"
         self.attempts_log = self.path / "attempts.jsonl"
@@ -101,10 +101,14 @@ class RunDirectory:
     @cached_property
     def settings(self) -> VideoTokenizerRun | TokenizeRun | PretrainRun:
         """The resolved settings. Raises ConfigError."""
+        from hitvideo.settings.programs import load_settings  # `hitvideo runs` looks at many runs and needs no typed settings
+
         return load_settings(self.config)
 
     def settings_as(self, kind: type[RunT]) -> RunT:
         """The settings of a run that must be of one kind. Raises ConfigError that names the program it should come from."""
+        from hitvideo.settings.programs import COMMANDS, RUNS
+
         if not isinstance(self.settings, kind):
             wanted = next(name for name, model in RUNS.items() if model is kind)
             raise ConfigError(
@@ -115,7 +119,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged rows as `read_metrics` gives them; a run without rows has none."""
-        return read_metrics(self.metrics_file) if self.metrics_file.is_file() else []
+        return read_metrics(self.metrics_file)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Results of `hitvideo evaluate` by name. Raises ConfigError if a file is damaged."""
@@ -173,23 +177,5 @@ class RunDirectory:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A last line cut by a kill is left out; so is a damaged one before it, with a warning."""
-    rows, lines = [], path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        row = _row(line)
-        if row is not None:
-            rows.append(row)
-        elif line.strip() and number < len(lines):
-            log.warning("%s: line %d is damaged and left out", path, number)
-    return rows
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """One row: an object of numbers with a whole `step`."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
-        return None
-    return row if all(isinstance(value, int | float | None) for value in row.values()) else None
+    """The rows of a metrics.jsonl that count, by step (hitvideo/runs/history.py); what is damaged is left out."""
+    return history.fold(line.content for line in history.read_lines(path))

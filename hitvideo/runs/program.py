@@ -84,7 +84,8 @@ class Stop:
     (Under Slurm with cgroup tracking no signal reaches the ranks, so the batch script creates the file.)
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
+        """`file`: None for a process that leaves the look for the file to another one."""
         self._file = file
         self._signalled = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -99,4 +100,4 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        return self._signalled or self._file.exists()
+        return self._signalled or (self._file is not None and self._file.exists())

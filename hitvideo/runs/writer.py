@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from hitvideo import config
 from hitvideo.checkpoints.listing import Fingerprint, complete, read_state, step_of
 from hitvideo.errors import ConfigError
 from hitvideo.files import replace_file, replace_json
+from hitvideo.runs import history
 from hitvideo.runs.changes import (
     DATA_KEYS,
     FREE_KEYS,
@@ -26,7 +26,8 @@ from hitvideo.runs.changes import (
     is_free,
     read_lines,
 )
-from hitvideo.runs.directory import RunDirectory, read_metrics
+from hitvideo.runs.directory import RunDirectory
+from hitvideo.runs.facts import facts_of_this_start, lpips_digest
 from hitvideo.runs.ownership import ENVIRONMENT, LOCK, refuse_if_taken_over
 from hitvideo.runs.secrets import masked_settings
 from hitvideo.settings.programs import COMMANDS, PretrainRun, VideoTokenizerRun
@@ -54,7 +55,11 @@ class RunWriter(RunDirectory):
         super().__init__(settings.run.directory)
         check_allowed(allowed, settings)
         self.writer = writer
+        self.attempt = 0
+        """The number of this start, on the rank that writes; the first is 1."""
         self._allowed = allowed
+        known = [each["lpips"] for each in history.attempts(self.path) if isinstance(each.get("lpips"), str)]
+        self._lpips = known[-1] if known else None
         self._changes: list[dict[str, Any]] = []
         self.before = self._settings_before(settings)
         """The settings of the start before this one; None: this is the first."""
@@ -78,6 +83,11 @@ class RunWriter(RunDirectory):
             replace_file(self.started, f"{time.time():.0f}\n")
         for row in self._changes:
             self.append_change(row)
+        self.attempt = history.next_attempt(self.path)
+        if isinstance(settings, VideoTokenizerRun) and settings.loss.perceptual.weights:
+            self._lpips = self._lpips or lpips_digest(Path(settings.loss.perceptual.weights))
+        lpips = {"lpips": self._lpips} if self._lpips else {}
+        self.append_event("start", step=self.newest_step, **facts_of_this_start(), **lpips)
         replace_file(self.config, config.to_yaml(masked_settings(settings)))
 
     @property
@@ -128,7 +138,9 @@ class RunWriter(RunDirectory):
         )
 
     def _is_ours(self, key: str, value: str | None) -> bool:
-        """Whether text.model names a file like the run's own copy: it has only moved."""
+        """Whether files have only moved: text.model is like the run's copy, LPIPS's weights are those of its first start."""
+        if key == "loss.perceptual.weights":
+            return bool(value) and self._lpips is not None and self._lpips == lpips_digest(Path(str(value)))
         if key != "text.model" or not value or not Path(value).is_file() or not self.text_tokenizer_file.is_file():
             return False
         return Path(value).read_bytes() == self.text_tokenizer_file.read_bytes()
@@ -165,10 +177,11 @@ class RunWriter(RunDirectory):
 
     def _forget_failed_start(self) -> None:
         """Remove what a start that took no step made from its settings."""
-        records = self.skipped, self.changes, self.rollbacks
-        for file in (self.text_tokenizer_file, self.video_tokenizer_file, self.mlflow_run_id, self.started, *records):
+        records = self.skipped, self.changes, self.rollbacks, self.events, self.mlflow_run_id, self.mlflow_key
+        for file in (self.text_tokenizer_file, self.video_tokenizer_file, self.started, *records):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.video_tokenizer_copy, ignore_errors=True)
+        for folder in (self.video_tokenizer_copy, self.mlflow):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def discard_if_new(self) -> None:
         """Remove the directory if this start made it: a start that was refused leaves nothing behind."""
@@ -192,8 +205,12 @@ class RunWriter(RunDirectory):
             replace_json(self.meeting, report, indent=1)
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """Add one row to metrics.jsonl. Raises TakenOverError if a newer attempt owns the run."""
-        self._append(self.metrics_file, row)
+        """Add one row to metrics.jsonl, with time and attempt. Raises TakenOverError if a newer attempt owns the run."""
+        self._append(self.metrics_file, history.stamped(row, self.attempt))
+
+    def append_event(self, event: str, **more: Any) -> None:
+        """Add a line to events.jsonl (hitvideo/runs/history.py)."""
+        self._append(self.events, {"event": event, **history.stamped(more, self.attempt)})
 
     def append_change(self, row: dict[str, Any]) -> None:
         """Add a line of `changes.change` to changes.jsonl, and say so."""
@@ -210,14 +227,12 @@ class RunWriter(RunDirectory):
     def _append(self, file: Path, row: dict[str, Any]) -> None:
         if self.writer:
             refuse_if_taken_over(self.path)
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+            history.append(file, row)
 
     def forget_metrics_after(self, step: int) -> None:
-        """On resuming, drop the rows of steps that a kill or a rollback has undone, so that none is there twice."""
-        if self.writer and self.metrics_file.is_file():
-            kept = [row for row in read_metrics(self.metrics_file) if row["step"] <= step]
-            replace_file(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+        """On resuming or returning, undo the rows of later steps, by a row that says so: nothing is taken out of the file."""
+        if self.writer and any(row["step"] > step for row in self.metrics()):
+            self._append(self.metrics_file, history.stamped({history.ROLLBACK: step}, self.attempt))
 
 
 def _data_of(settings: VideoTokenizerRun | PretrainRun) -> tuple[str, str]:

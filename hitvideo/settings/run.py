@@ -81,12 +81,18 @@ class FaultsSection(Section):
         return self.hang_seconds + 300
 
 
+AUTO = "auto"
+
+
 class TrackingSection(Section):
-    """The MLflow log of a run."""
+    """How a run is shown in MLflow. Its directory holds everything; `hitvideo track sync RUN` rebuilds MLflow's view of it."""
 
     enabled: bool = True
-    """Log to MLflow, in addition to the files of the run directory."""
-    uri: Expanded | None = None
-    """MLflow server or store; null: MLFLOW_TRACKING_URI, else a sqlite file in run.root."""
-    experiment: str = "hitvideo"
+    """Show the run in MLflow."""
+    uri: Expanded | None = AUTO
+    """MLflow server or store. auto: MLFLOW_TRACKING_URI, else a sqlite file in run.root; null: none. Use a server if several
+    nodes write."""
+    experiment: str = Field("hitvideo", min_length=1, max_length=500)
     """Name of the MLflow experiment."""
+    group: str = ""
+    """Tag `group` of the MLflow run, to compare runs that belong together."""

@@ -68,3 +68,10 @@ def test_a_slow_link_is_named(folder: Path, seconds: float, expected: list[str])
     path = folder / "run/meeting.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"all_reduce_seconds": seconds}))
     assert bad(folder) == expected
+
+
+def test_a_second_start_from_the_beginning_is_named(folder: Path) -> None:
+    """The file is only appended to: the first start's rows are still there, but undone."""
+    with (folder / "run/metrics.jsonl").open("a") as file:
+        file.write('{"rollback_to": 0, "time": 1.0, "attempt": 2}\n' + rows(1, 20).replace("0.1", "0.2"))
+    assert bad(folder) == ["resuming"]

@@ -31,7 +31,7 @@ def test_it_hands_out_settings_metrics_and_figures(tmp_path: Path) -> None:
     run.evaluation.mkdir()
     (run.evaluation / "captions.json").write_text(json.dumps({"videos": 3}))
     assert run.settings_as(PretrainRun) == settings(tmp_path)
-    assert run.metrics() == [{"step": 1, "loss": 2.0}]
+    assert [(row["step"], row["loss"]) for row in run.metrics()] == [(1, 2.0)]
     assert run.figures() == {"captions": {"videos": 3}}
 
 

@@ -1,57 +1,46 @@
-"""MLflow: settings and metrics arrive, a resumed run continues, an unreachable store costs nothing."""
+"""Tracking without a server: which store, starts that share a sqlite file, what a run that is not tracked leaves."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-import os
 import sqlite3
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
-from hitvideo import config
-from hitvideo.runs import tracking
+from hitvideo.runs import history, tracking
+from hitvideo.runs.names import metric_name, points
+from hitvideo.runs.store import Store, reason
 from hitvideo.runs.tracking import Tracker, tracking_uri
+from hitvideo.runs.view import View
+from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.run import TrackingSection
 from tests.runs.helpers import settings
 
+NAMES = {
+    "loss": "train/loss", "grad_norm": "train/grad_norm", "lr": "train/lr", "damaged": "train/damaged",
+    "loss_level_0": "level/loss_level_0", "validation_loss": "validation/loss",
+    "validation_loss_level_2": "validation/loss_level_2", "tokens_per_s": "speed/tokens_per_s", "mfu": "speed/mfu",
+    "data_wait_s": "speed/data_wait_s",
+    "gpu_memory_gib": "system/gpu_memory_gib", "host_memory_used": "system/host_memory_used",
+    "attempt": "system/attempt", "frames_per_s": "speed/frames_per_s", "clips": "speed/clips",
+    "mit ü(%)": "train/mit ü___", "a/../b": "train/a/_/b", "": "train/_", "x" * 400: f"train/{'x' * 244}",
+}  # fmt: skip
 
-def track(tmp_path: Path, *rows: dict[str, float], outcome: str | None = None) -> TrackingSection:
-    section = TrackingSection(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="test")
-    (tmp_path / "r").mkdir(exist_ok=True)
-    with Tracker(section, tmp_path / "r", settings(tmp_path)) as tracker:
-        for row in rows:
-            tracker.log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
-        if outcome:
-            tracker.finish(outcome)
-    return section
+
+def test_names_have_sections_and_only_characters_that_mlflow_takes() -> None:
+    assert {key: metric_name(key) for key in NAMES} == NAMES
+    assert metric_name("clips", "task_3/") == "task_3/speed/clips"
 
 
-def test_mlflow_has_settings_and_metrics_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
-    section = track(tmp_path, {"step": 1, "loss": 3.0, "lr": 1e-3}, {"step": 2, "loss": 2.0}, outcome="KILLED")
-    client = MlflowClient(tracking_uri=section.uri)
-    (experiment,) = [e for e in client.search_experiments() if e.name == "test"]
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_name == "r"
-    assert run.info.status == "KILLED"
-    expected = {key: str(value) for key, value in config.flat(settings(tmp_path)).items()}
-    assert run.data.params == expected
-    assert {"train.lr", "llm.rope_axes", "parallel.zero_stage"} <= run.data.params.keys()
-    track(tmp_path, {"step": 3, "loss": 1.5}, outcome="FINISHED")
-    (again,) = client.search_runs([experiment.experiment_id])  # still one run
-    assert again.info.run_id == run.info.run_id == (tmp_path / "r" / "mlflow_run_id").read_text()
-    assert again.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert sorted((metric.step, metric.value) for metric in history) == [(1, 3.0), (2, 2.0), (3, 1.5)]
-    with pytest.raises(KeyError):
-        track(tmp_path, {"loss": 1.0}, outcome="FINISHED")  # no step: an error while the run is open
-    assert client.get_run(run.info.run_id).info.status == "FAILED"
+def test_a_row_as_points() -> None:
+    row = {"step": 7, "loss": 0.5, "lr": None, "time": 12.3456, "attempt": 2}
+    assert points(row, 0.0) == [("train/loss", 0.5, 12346, 7), ("system/attempt", 2.0, 12346, 7)]
+    assert points({"step": 7, "loss": 10**400}, 5.0) == [("train/loss", 1.7976931348623157e308, 5007, 7)]
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/none/mlflow.db", "nonsense://x"])
@@ -59,52 +48,22 @@ def test_a_store_out_of_reach_costs_nothing(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    before = time.monotonic()
-    with Tracker(TrackingSection(uri=uri), tmp_path, settings(tmp_path)) as tracker:
-        for step in range(1000):
-            tracker.log({"loss": 1.0}, step)
+    run = RunWriter(settings(tmp_path), writer=True)
+    with Tracker(TrackingSection(uri=uri), run.path, attempt=run.attempt) as tracker:
+        before = time.monotonic()
+        for step in range(1, 1000):
+            run.append_metrics({"step": step, "loss": 1.0})
+            tracker.wake()
         assert time.monotonic() - before < 5, "logging waited for the store"
+        deadline = time.monotonic() + 60
+        while f"MLflow at {uri} cannot be reached" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         tracker.finish("FINISHED")
-    assert f"MLflow at {uri} cannot be reached" in caplog.text
-
-
-@pytest.fixture
-def first_tries_fail(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The store refuses its first two callers, as a database whose tables are just being made."""
-    tries: list[str] = []
-    find = MlflowClient.get_experiment_by_name
-
-    def refusing(self: MlflowClient, name: str) -> Any:
-        tries.append(name)
-        if len(tries) <= 2:
-            raise MlflowException("(sqlite3.OperationalError) table experiments already exists")
-        return find(self, name)
-
-    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", refusing)
-    return tries
-
-
-def test_each_row_is_an_occasion_to_try_again(
-    tmp_path: Path, first_tries_fail: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    section = TrackingSection(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (tmp_path / "r").mkdir()
-    with Tracker(section, tmp_path / "r", settings(tmp_path)) as tracker:
-        for step in (1, 2, 3):
-            tracker.log({"loss": 1 / step}, step)
-            until(lambda step=step: len(first_tries_fail) >= min(step + 1, 3))  # type: ignore[misc]
-        tracker.finish("FINISHED")
-    run_id = (tmp_path / "r/mlflow_run_id").read_text()
-    history = MlflowClient(tracking_uri=section.uri).get_metric_history(run_id, "loss")
-    assert sorted(metric.step for metric in history) == [1, 2, 3], "those before it answered are there, too"
-    assert caplog.text.count("cannot be reached") == 1
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        before = time.monotonic()
+    assert time.monotonic() - before < 5, "a store that is away is not waited for"
+    assert f"hitvideo track sync {run.path}" in caplog.text
+    assert [each["status"] for each in history.attempts(run.path)] == ["FINISHED"]
 
 
 def task(root: str, number: int) -> float:
@@ -112,10 +71,12 @@ def task(root: str, number: int) -> float:
     run = Path(root) / ("shared" if number > 1 else f"run-{number}")
     run.mkdir(parents=True, exist_ok=True)
     tracking._PATIENCE_SECONDS = 120.0  # several at once on a busy machine
+    stream = f"metrics-{number:05d}.jsonl" if number > 1 else history.METRICS
     before = time.monotonic()
-    with Tracker(TrackingSection(), run, settings(Path(root))) as tracker:
+    with Tracker(TrackingSection(), run, stream=stream) as tracker:
         ready = time.monotonic() - before
-        tracker.log({f"task_{number}/clips": 1.0}, number)
+        history.append(run / stream, history.stamped({"step": number, "clips": 1.0}, 1))
+        tracker.wake()
         tracker.finish("FINISHED")
     return ready
 
@@ -132,45 +93,51 @@ def test_processes_that_start_together_share_a_new_store(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
     with sqlite3.connect(root / "mlflow.db") as database:
         runs = dict(database.execute("select run_uuid, name from runs"))
-        metrics = sorted(database.execute("select key, run_uuid from metrics"))
+        metrics = sorted(database.execute("select key, run_uuid, step from metrics where key not like '%attempt'"))
     assert sorted(runs.values()) == ["run-0", "run-1", "shared"]
-    assert [(key, runs[run_id]) for key, run_id in metrics] == [
-        ("task_0/clips", "run-0"), ("task_1/clips", "run-1"), ("task_2/clips", "shared"), ("task_3/clips", "shared")
+    assert sorted((key, runs[run_id], step) for key, run_id, step in metrics) == [
+        ("speed/clips", "run-0", 0), ("speed/clips", "run-1", 1),
+        ("task_2/speed/clips", "shared", 2), ("task_3/speed/clips", "shared", 3),
     ]  # fmt: skip
 
 
-def test_a_dead_claim_is_taken_over(tmp_path: Path) -> None:
+def test_files_of_an_experiment_lie_beside_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    Store(uri, "my experiment")
+    found = MlflowClient(tracking_uri=uri).get_experiment_by_name("my experiment")
+    assert found.artifact_location == f"file://{tmp_path}/runs/mlartifacts/my%20experiment"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_a_copy_of_a_directory_is_another_run(tmp_path: Path) -> None:
+    run = RunWriter(settings(tmp_path), writer=True)
+    key = View(run.path).key
+    assert View(run.path).key == key
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/mlflow_key").write_text(run.mlflow_key.read_text())
+    assert View(tmp_path / "copy").key != key
+
+
+def test_nothing_is_made_in_a_run_that_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "r").mkdir()
-    claim = tmp_path / "r/.mlflow_run_id"
-    claim.touch()
-    os.utime(claim, (0, 0))
-    track(tmp_path, {"step": 1, "loss": 1.0}, outcome="FINISHED")
-    assert (tmp_path / "r/mlflow_run_id").is_file()
-    assert not claim.exists()
-
-
-def test_a_deleted_run_is_made_anew_and_a_deleted_experiment_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    section = track(tmp_path, {"step": 1, "loss": 1.0}, outcome="KILLED")
-    client, kept = MlflowClient(tracking_uri=section.uri), tmp_path / "r/mlflow_run_id"
-    first = kept.read_text()
-    client.delete_run(first)
-    track(tmp_path, {"step": 2, "loss": 0.5}, outcome="FINISHED")
-    assert kept.read_text() != first
-    assert [metric.step for metric in client.get_metric_history(kept.read_text(), "loss")] == [2]
-    client.delete_experiment(client.get_run(first).info.experiment_id)
-    track(tmp_path, {"step": 3, "loss": 0.5}, outcome="FINISHED")
-    assert "experiment 'test' was deleted" in caplog.text
-    assert kept.is_file()
-
-
-def test_disabled_or_not_the_writer(tmp_path: Path) -> None:
-    for section, enabled in ((TrackingSection(enabled=False), True), (TrackingSection(), False)):
-        with Tracker(section, tmp_path / "r", settings(tmp_path), enabled) as tracker:
-            tracker.log({"loss": 1.0}, 1)
+    history.append(tmp_path / "r/metrics.jsonl", {"step": 1, "loss": 1.0})
+    off = (TrackingSection(enabled=False), True), (TrackingSection(uri=None), True), (TrackingSection(), False)
+    for section, enabled in off:
+        with Tracker(section, tmp_path / "r", enabled) as tracker:
+            tracker.wake()
             tracker.finish("FINISHED")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["r", "metrics.jsonl"]
+
+
+def test_a_start_without_a_row_leaves_nothing_in_mlflow(tmp_path: Path) -> None:
+    run = RunWriter(settings(tmp_path), writer=True)
+    with pytest.raises(KeyError, match="step"), Tracker(TrackingSection(), run.path, attempt=run.attempt):
+        raise KeyError("step")
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert [each["status"] for each in history.attempts(run.path)] == ["FAILED"]
 
 
 def test_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,3 +147,25 @@ def test_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert tracking_uri(TrackingSection(), tmp_path) == "http://server"
     assert tracking_uri(TrackingSection(uri="file:x"), tmp_path) == "file:x"
+
+
+def test_what_is_said_of_a_store_that_mlflow_gave_up_and_of_a_proxy() -> None:
+    assert "sqlite:///FILE" in reason("file:///mlruns", ValueError("maintenance mode"))
+    assert "--allowed-hosts" in reason("http://host", ValueError("403 Invalid Host header"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLURM_JOB_NUM_NODES", "2"), ("SLURM_ARRAY_JOB_ID", "7")])
+def test_sqlite_on_several_nodes_is_warned_of(
+    tmp_path: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for variable in ("MLFLOW_TRACKING_URI", "SLURM_ARRAY_JOB_ID", "SLURM_JOB_NUM_NODES"):
+        monkeypatch.delenv(variable, raising=False)
+    for section, words in ((TrackingSection(), 0), (TrackingSection(uri="http://127.0.0.1:9"), 0)):
+        with Tracker(section, tmp_path):
+            pass
+        assert caplog.text.count("mlflow server") == words
+    monkeypatch.setenv(name, value)
+    with Tracker(TrackingSection(), tmp_path):
+        pass
+    assert caplog.text.count("mlflow server") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, Fingerprint, state_digest
 from hitvideo.errors import ConfigError
+from hitvideo.metrics.lpips import HEADS_FILE, TRUNK_FILE
 from hitvideo.runs.changes import allowed_changes, read_lines
 from hitvideo.runs.directory import read_metrics
 from hitvideo.runs.writer import RunWriter
@@ -250,14 +252,20 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     rows = [{"step": step, "loss": 1 / step} for step in range(1, 8)]
     for row in rows:
         run.append_metrics(row)
-    path = run.path / "metrics.jsonl"
-    assert read_metrics(path) == rows
+    assert logged(run) == rows
     run.forget_metrics_after(4)
-    assert read_metrics(path) == rows[:4]
+    assert logged(run) == rows[:4]
     run.append_metrics({"step": 5, "loss": 9.0})
-    assert read_metrics(path) == [*rows[:4], {"step": 5, "loss": 9.0}]
+    assert logged(run) == [*rows[:4], {"step": 5, "loss": 9.0}]
     run.forget_metrics_after(0)
-    assert read_metrics(path) == []
+    assert logged(run) == []
+
+
+def logged(run: RunWriter) -> list[dict[str, float]]:
+    """The rows that count, without the moment and the number of the start that wrote them."""
+    rows = read_metrics(run.metrics_file)
+    assert all(abs(row["time"] - time.time()) < 60 and row["attempt"] == 1 for row in rows)
+    return [{key: value for key, value in row.items() if key not in ("time", "attempt")} for row in rows]
 
 
 @pytest.mark.parametrize("cut", range(1, 20))
@@ -271,7 +279,7 @@ def test_a_torn_last_line(tmp_path: Path, cut: int) -> None:
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3][:whole]
     run.forget_metrics_after(2)  # as resuming does, before it appends
     run.append_metrics({"step": 3, "loss": 0.25})
-    assert read_metrics(path)[2:] == [{"step": 3, "loss": 0.25}]
+    assert logged(run)[2:] == [{"step": 3, "loss": 0.25}]
 
 
 def test_the_next_start_forgets_the_stop_file(tmp_path: Path) -> None:
@@ -284,4 +292,26 @@ def test_the_next_start_forgets_the_stop_file(tmp_path: Path) -> None:
 def test_metrics_are_plain_json(tmp_path: Path) -> None:
     run = RunWriter(settings(tmp_path), writer=True)
     run.append_metrics({"step": 1, "loss": 0.1})
-    assert [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [{"step": 1, "loss": 0.1}]
+    (row,) = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert (row["step"], row["loss"]) == (1, 0.1)
+
+
+def test_lpips_weights_may_move_but_not_change(tmp_path: Path) -> None:
+    """They are known by their content, from the first start on."""
+    for name, content in {"here": b"same", "there": b"same", "other": b"other"}.items():
+        (tmp_path / name).mkdir()
+        for file in (TRUNK_FILE, HEADS_FILE):
+            (tmp_path / name / file).write_bytes(content)
+
+    def start(place: str) -> RunWriter:
+        words = [f"run.root={tmp_path}", "run.name=v", f"loss.perceptual.weights={tmp_path / place}"]
+        yaml = ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml"
+        return RunWriter(load_settings_as(VideoTokenizerRun, yaml, words), writer=True)
+
+    start("here").append_metrics({"step": 1, "loss": 1.0})
+    start("there")
+    shutil.rmtree(tmp_path / "there")
+    start("here")
+    for place in ("other", "absent"):
+        with pytest.raises(ConfigError, match=r"v holds a run with loss\.perceptual\.weights: .*/here"):
+            start(place)

@@ -197,6 +197,6 @@ def test_one_mlflow_run_for_all_tasks(weights: Path, videos: Path, tmp_path: Pat
         assert main(words(weights, videos, tmp_path / "out", *more)) == 0
     client = mlflow.MlflowClient(tracking_uri=store)
     (run,) = client.search_runs([client.get_experiment_by_name("hitvideo").experiment_id])
-    assert run.data.metrics["task_0/clips"] == 14
-    assert run.data.metrics["task_1/clips"] == 0
+    assert run.data.metrics["task_0/speed/clips"] == 14
+    assert run.data.metrics["task_1/speed/clips"] == 0
     assert run.data.params["data.fit"] == "cover"
