@@ -48,7 +48,7 @@ DOORS = {
     "megatron": ("hitvideo.parallel",),
     "flash_attn": ("hitvideo.ops.attention",),
     "apex": ("hitvideo.ops.norm",),
-    "mlflow": ("hitvideo.runs.tracking",),
+    "mlflow": ("hitvideo.runs.store",),
     "sentencepiece": ("hitvideo.sequence.text",),
     "av": ("hitvideo.video",),
     "webdataset": ("hitvideo.data",),
@@ -127,8 +127,8 @@ def test_the_house_is_seen() -> None:
     """The rules below hold for no tree at all, too; so first: files and imports are found."""
     assert len(trees()) > 40
     assert "hitvideo.config" in imports("hitvideo.settings.programs")
-    assert "mlflow" in imports("hitvideo.runs.tracking")
-    assert "mlflow" not in imports("hitvideo.runs.tracking", top_level_only=True)
+    assert "mlflow" in imports("hitvideo.runs.store")
+    assert "mlflow" not in imports("hitvideo.runs.store", top_level_only=True)
 
 
 def test_floors() -> None:

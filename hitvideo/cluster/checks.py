@@ -102,25 +102,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def doctor() -> dict[str, str]:
-    """This machine's versions, its live fast paths or why they are not, and the result of every check."""
-    import torch
-
-    from hitvideo.ops.attention import flash_missing
-    from hitvideo.ops.norm import apex_missing
-
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    no_flash, no_apex = flash_missing(device, torch.bfloat16), apex_missing(device)
-    checks = machine_checks(torch.cuda.device_count())
-    failed = failures(checks)
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        **versions(),
-        "attention": f"sdpa ({no_flash})" if no_flash else "flash",
-        "norm": f"torch ({no_apex})" if no_apex else "apex",
-        "collectives": "nccl" if on_gpu else "gloo",
-        **{name: failed.get(name, "ok") for name in checks},
-    }

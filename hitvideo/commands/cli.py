@@ -17,7 +17,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-from hitvideo.commands import datasets, evaluation, generation, looking, planning
+from hitvideo.commands import datasets, evaluation, generation, looking, planning, runs, tracking
 from hitvideo.commands.common import add_generator_options, path
 from hitvideo.runs.program import EXIT_DONE, guarded, show_log
 
@@ -91,15 +91,28 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=path, help="FILE.png of --decode; default: KEY.png")
     p.add_argument("--weights", type=path, help="the video tokenizer's, if they have moved since tokenizing")
 
-    p = _add(commands, "doctor", looking.doctor, "versions, devices, and which fast paths are live or why not")
+    p = _add(commands, "doctor", looking.doctor, "checks of this machine and of a run, each with what fixes it; 1 if one fails")
+    p.add_argument("--run", type=path, metavar="RUN.yaml", help="check what this run needs, too: place, space, memory, data")
+    p.add_argument("override", nargs="*", help="section.key=value, on top of --run")
     p.add_argument("--json", action="store_true")
+    p.add_argument("--issue", action="store_true", help="a block to paste in public, without names, home folders and secrets")
 
     p = _add(commands, "generate", generation.generate, "draw videos for prompts from a trained run")
     add_generator_options(p)
-    p.add_argument("--prompt", required=True, action="append", help="give it several times for several videos")
+    p.set_defaults(seed=None)  # to tell a given one from none: --refine and --same refuse it
+    p.add_argument("--prompt", action="append", help="give it several times for several videos")
+    p.add_argument("--prompts", type=path, metavar="FILE", help="prompts, one a line")
+    p.add_argument("--drafts", type=int, metavar="N", help="videos of each prompt, with seeds S, S + 1, … (default 1)")
     p.add_argument("--levels", type=int, help="draw only the first K levels; 1 is the storyboard")
-    p.add_argument("--out", type=path, help="FILE.mp4; several: FILE-0.mp4, …; default: the run's samples directory")
+    p.add_argument("--refine", type=path, nargs="+", metavar="FILE", help="go on with drafts: their MP4 or .codes files")
+    p.add_argument("--same", type=path, metavar="FILE", help="draw a video again by its settings; exit 1 if its codes differ")
+    p.add_argument("--memory-gib", type=float, help="most memory for the cache; default: most of what is free")
+    p.add_argument("--out", type=path, help="FILE.mp4; several: FILE-0-PROMPT-seedS.mp4; default: the run's samples")
     p.add_argument("--overwrite", action="store_true", help="replace what --out names, if it is there")
+
+    p = _add(commands, "show", generation.show, "print the settings that a generated video keeps in its file")
+    p.add_argument("file", type=path, help="FILE.mp4 or FILE.codes")
+    p.add_argument("--json", action="store_true", help="everything, codes included")
 
     p = _add(commands, "reconstruct", generation.reconstruct, "draw one video decoded from its first 1, 2, … levels")
     p.add_argument("video", type=path)
@@ -113,15 +126,46 @@ def parser() -> argparse.ArgumentParser:
     clips.add_argument("--video-shards", type=os.path.expanduser, help="folder or glob of video shards")
     clips.add_argument("--videos", type=path, help="folder of captioned videos, or a TSV, as `data pack` takes them")
     p.add_argument("--lpips-weights", type=path, help="folder with vgg16-397923af.pth and vgg.pth; adds LPIPS")
-    p.add_argument("--fvd-weights", type=path, help="I3D's rgb_imagenet.pt or i3d_pretrained_400.pt; adds rFVD")
-    p.add_argument("--clips", type=int, default=64, help="how many, from the end of the shards (training's held-out part)")
+    p.add_argument("--fvd-weights", type=path, help="i3d_pretrained_400.pt, I3D as TF-Hub has it; adds rFVD")
+    p.add_argument("--clips", type=int, help="how many, from the end of the shards; default: those held out of training")
+    p.add_argument("--include-training", action="store_true", help="measure clips of training, too")
+    p.add_argument("--json", action="store_true")
+    p = _add(kinds, "meaning", evaluation.evaluate_meaning, "what each level's pixels and codes say of a scene (moving shapes)")
+    p.add_argument("--run", type=path, required=True, help="run directory of a video tokenizer")
+    p.add_argument("--num", type=int, default=256, help="clips that are measured (default 256)")
+    p.add_argument("--seed", type=int, default=2, help="of the scenes; not the seed of the training set (default 2)")
     p.add_argument("--json", action="store_true")
     p = _add(kinds, "captions", evaluation.evaluate_captions, "does the video show its caption? (moving shapes only)")
     add_generator_options(p)
-    p.add_argument("--num", type=int, default=64, help="videos to generate")
+    p.add_argument("--num", type=int, default=256, help="videos to generate (default 256)")
+    p.add_argument("--combinations", choices=["all", "seen", "held-out"], default="all", help="of a set made with --hold-out")
+    p.add_argument("--clip-weights", type=path, help="folder of a CLIP as transformers saves it; adds CLIP similarity")
 
     p = _add(commands, "report", looking.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
     p.add_argument("run", type=path, nargs="+", help="run directories")
+
+    track = _group(commands, "track", "show runs in MLflow")
+    p = _add(track, "sync", tracking.sync, "make MLflow's history of runs equal to their directories")
+    p.add_argument("run", type=path, nargs="+", help="run directories")
+    p.add_argument("--uri", help="MLflow server or store; default: as the run's settings say")
+    p.add_argument("--experiment", help="default: as the run's settings say")
+
+    several = _group(commands, "runs", "list and compare runs from their directories, without a tracker")
+    p = _add(several, "list", runs.list_runs, "state, step, tokens, losses and speed of each run")
+    p.add_argument("root", type=path, nargs="*", help="folders that hold runs, or runs (default: runs)")
+    _add_format(p)
+    p = _add(several, "compare", runs.compare_runs, "the settings in which runs differ, and their metrics")
+    p.add_argument("run", type=path, nargs="*", help="runs, or folders that hold some (default: runs)")
+    conditions = "keep runs that meet all: a setting, a metric, state, program, step, tokens; = != < <= > >="
+    p.add_argument("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=conditions)
+    shown = "settings or metrics: loss, min:loss, max:loss, mean100:loss, loss@step=5000, loss@tokens=2e10"
+    p.add_argument("--columns", action="append", default=[], metavar="NAME,…", help=shown)
+    p.add_argument("--sort", metavar="NAME", help="a column; --sort=-NAME for the largest first")
+    p.add_argument("--top", type=int, metavar="N", help="show only the first N runs")
+    _add_format(p)
+    p = _add(several, "show", runs.show_run, "one run: attempts, ends, rollbacks, changed settings, checkpoints")
+    p.add_argument("run", type=path)
+    _add_format(p)
 
     data = _group(commands, "data", "make and check datasets")
     p = _add(data, "pack", datasets.pack, "pack captioned videos into video shards, in a shuffled order")
@@ -145,8 +189,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--objects", choices=["1", "2", "mixed"], default="mixed")
     p.add_argument("--hierarchy", type=path, help="YAML whose `clip:` gives length, size and rate; default 8 frames of 32×32")
     p.add_argument("--per-shard", type=int, default=256)
-    p = _add(data, "text-tokenizer", datasets.text_tokenizer, "train a sentencepiece model on a manifest's captions")
-    p.add_argument("manifest", type=path)
+    p.add_argument("--hold-out", type=float, metavar="SHARE", help="leave this share of (colour, shape, motion) out")
+    p = _add(data, "text-tokenizer", datasets.text_tokenizer, "train a sentencepiece model on the captions of manifests")
+    p.add_argument("manifest", type=path, nargs="+", help="several: those of a blend")
     p.add_argument("out", type=path, help="FILE.model")
     p.add_argument("--vocab-size", type=int, default=32000)
     p = _add(data, "verify", datasets.verify, "check every receipt, checksum and sample of a manifest")
@@ -159,6 +204,10 @@ def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int |
     p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     p.set_defaults(command=command)
     return p
+
+
+def _add_format(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--format", choices=["table", "md", "csv", "json"], default="table", help="json and csv have every digit")
 
 
 def _group(commands: Any, name: str, text: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hitvideo.commands.common import check_output
 from hitvideo.errors import ConfigError
+from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT
 
 
 def export(words: argparse.Namespace) -> None:
@@ -53,15 +54,20 @@ def inspect(words: argparse.Namespace) -> None:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
 
 
-def doctor(words: argparse.Namespace) -> None:
-    from hitvideo.cluster.checks import doctor
+def doctor(words: argparse.Namespace) -> int:
+    from hitvideo.cluster import doctor
+    from hitvideo.cluster.doctor_run import run_checks
+    from hitvideo.settings.programs import load_settings
 
-    findings = doctor()
+    if words.override and not words.run:
+        raise ConfigError(f"{words.override[0]}: settings need --run RUN.yaml")
+    checks = run_checks(load_settings(words.run, words.override)) if words.run else {}
+    facts, findings = doctor.facts(), [*doctor.machine_findings(), *doctor.checked(checks)]
     if words.json:
-        print(json.dumps(findings))
-        return
-    for key, value in findings.items():
-        print(f"{key:20} {value}")
+        print(json.dumps(doctor.as_json(facts, findings)))
+    else:
+        print((doctor.as_issue if words.issue else doctor.as_text)(facts, findings))
+    return EXIT_FAULT if any(each.state == "fail" for each in findings) else EXIT_DONE
 
 
 def report(words: argparse.Namespace) -> None:

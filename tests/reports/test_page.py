@@ -44,6 +44,22 @@ def test_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> Non
     assert "25.5" in page
 
 
+def test_runs_of_one_program_share_pictures_and_rows(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("a", "_<i>b")]
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    for run, prompts in zip(runs, (["one", "two"], ["two", "<script>"]), strict=True):
+        (run / "config.yaml").write_text("program: pretrain\ntrain: {lr: 1}\n")
+        save_videos(run, f"of-{run.name[:1]}", "Same seed", [(prompt, frames) for prompt in prompts], fps=8)
+    page = Path(write(runs)["report"]).read_text()
+    assert page.count("<svg") == 4, "a metric is one picture of both runs"
+    assert page.count("<h3>Same seed</h3>") == 1
+    assert re.findall(r"<th class='label'>(.*?)</th>", page) == ["one", "two", "&lt;script&gt;"]
+    cells = [re.findall(r"<td>(<video|–)", row) for row in re.findall(r"<tr><th>(?:a|_&lt;i&gt;b)</th>.*?</tr>", page)]
+    assert cells == [["<video", "<video", "–"], ["–", "<video", "<video"]]
+    (runs[1] / "config.yaml").write_text("program: pretrain\ntrain: {lr: 1, level_balance: 0.5}\n")
+    assert "class='warning'" in Path(write(runs)["report"]).read_text()
+
+
 def test_groups_come_back_by_name(tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 16, 3), np.uint8)
     for name in ("b", "a"):
