@@ -6,7 +6,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := demo
-EXPERIMENT := runs/levels
 OVER ?=# overrides for the demo's training programs: make demo OVER="train.steps=50"
 
 # Keeps DeepSpeed from building CUDA ops, and from looking for a GPU runtime to build them with.
@@ -52,7 +51,7 @@ bench: $(READY)
 
 # The whole path, with the commands a user types. A second call continues where the first stopped; `rm -r demo` starts over.
 demo: $(READY)
-	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 4000 --seed 1 --objects 1
+	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 8000 --seed 1 --objects 1
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
 	    data.video_shards=$(DEMO)/shards $(OVER)
 	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
@@ -60,19 +59,17 @@ demo: $(READY)
 	    run.root=$(DEMO)/runs task.index=$$task task.count=2 & tasks="$$tasks $$!"; done; for task in $$tasks; do wait $$task || exit 1; done
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain yaml_configs/pretrain/tiny.yaml run.root=$(DEMO)/runs \
 	    data.manifest=$(DEMO)/tokens/manifest.json $(OVER)
-	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --guidance 3 --temperature 0.7 \
-	    --prompt "a red circle moves right on a black background"
+	$(BIN)/hitvideo generate --run $(DEMO)/runs/tiny-llm --prompt "a red circle moves right on a black background"
 	$(BIN)/hitvideo evaluate reconstruction --run $(DEMO)/runs/tiny-tokenizer --video-shards $(DEMO)/shards
-	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm --num 96 --seed 2 \
-	    --guidance 3 --temperature 0.7
+	$(BIN)/hitvideo evaluate meaning --run $(DEMO)/runs/tiny-tokenizer
+	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
 
 # Video tokenizer experiments on moving shapes and on your own captioned clips (a folder, or a TSV with columns file and caption);
-# writes the tables of experiments/RESULTS.md. make experiment-levels [CLIPS=SRC] takes about two hours on two cores, resumable.
+# writes the tables of experiments/RESULTS.md. make experiment-levels [CLIPS=SRC] takes hours on two cores and continues if it is
+# stopped. `python -m experiments --list` has more.
 experiment-levels: $(READY)
-	$(BIN)/python experiments/levels.py $(EXPERIMENT) shapes
-	test -z "$(CLIPS)" || $(BIN)/python experiments/levels.py $(EXPERIMENT) clips "$(CLIPS)"
-	$(BIN)/python experiments/levels.py $(EXPERIMENT) tables
+	for name in levels temporal; do $(BIN)/python -m experiments $$name --jobs 2 $(if $(CLIPS),--clips "$(CLIPS)") || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
