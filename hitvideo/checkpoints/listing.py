@@ -3,6 +3,7 @@
     checkpoints/step-00000100/
         rank-00000.safetensors     this rank's fragments: NAME@OFFSET/STATE → 1-D fp32
         rank-00000.json            the list of fragments, the tensor-parallel rank, size and sha256 of the file above
+        index.json                 the lists of all ranks in one file: a reader opens 2 files, not as many as there were ranks
         state.json                 step, consumed samples, full shapes, fingerprint, the task's own state; sizes and sha256 of
                                    all files
 
@@ -26,6 +27,9 @@ from hitvideo.files import read_json, sha256
 log = logging.getLogger(__name__)
 FORMAT = 1
 STATE_FILE = "state.json"
+INDEX_FILE = "index.json"
+"""Older checkpoints have none. Its size and sha256 stand apart from those of other files, so that older versions still read
+newer checkpoints."""
 
 
 class Fingerprint(NamedTuple):
@@ -83,6 +87,8 @@ def _fault(state: dict[str, Any]) -> str | None:
         return "parameters must have a shape and a dimension that `tensor` divides"
     if files and (not isinstance(files, dict) or not all(_is_file(*item) for item in files.items())):
         return "files must have a size and a sha256"
+    if "index" in state and not _is_sum(state["index"]):
+        return "index must have a size and a sha256"
     return None
 
 
@@ -94,8 +100,12 @@ def _is_shape(entry: Any, tensor: int) -> bool:
 
 
 def _is_file(name: str, entry: Any) -> bool:
+    return re.fullmatch(r"rank-\d{5,}\.(json|safetensors)", name) is not None and _is_sum(entry)
+
+
+def _is_sum(entry: Any) -> bool:
     size, digest = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-    return re.fullmatch(r"rank-\d{5,}\.(json|safetensors)", name) is not None and whole(size) and isinstance(digest, str)
+    return whole(size) and isinstance(digest, str)
 
 
 def state_digest(state: dict[str, Any]) -> str:
@@ -110,7 +120,8 @@ def damage(path: Path, reader: int = 0, readers: int = 1) -> str | None:
         state = read_state(path)
     except ConfigError as error:
         return str(error)
-    for name, (size, digest) in sorted((state.get("files") or {}).items())[reader::readers]:
+    sums = {**(state.get("files") or {}), **({INDEX_FILE: state["index"]} if "index" in state else {})}
+    for name, (size, digest) in sorted(sums.items())[reader::readers]:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"

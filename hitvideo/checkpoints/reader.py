@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hitvideo.checkpoints.listing import read_state, whole
+from hitvideo.checkpoints.listing import INDEX_FILE, STATE_FILE, read_state, whole
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json
 
@@ -33,15 +33,27 @@ class Reader:
         self.state = read_state(path)
         self._files: dict[Path, Any] = {}
         self._where: dict[str, list[tuple[int, int, int, Path]]] = {}
-        for rank in range(self.state["world"]):
-            stem = path / f"rank-{rank:05d}"
-            listing = read_json(stem.with_suffix(".json"), "checkpoint")
+        for rank, (listing, source) in enumerate(self._listings()):
             fragments, tensor_rank = listing.get("fragments"), listing.get("tensor_rank", -1)
             if not isinstance(fragments, list) or not whole(tensor_rank) or not all(map(_is_fragment, fragments)):
-                raise ConfigError(f"{stem}.json: damaged checkpoint: its fragments need a name, an offset and a length")
+                raise ConfigError(f"{source}: damaged checkpoint: its fragments need a name, an offset and a length")
             for entry in fragments:
-                where = (tensor_rank, entry["offset"], entry["length"], stem.with_suffix(".safetensors"))
+                where = (tensor_rank, entry["offset"], entry["length"], path / f"rank-{rank:05d}.safetensors")
                 self._where.setdefault(entry["name"], []).append(where)
+
+    def _listings(self) -> Iterator[tuple[dict[str, Any], Path]]:
+        """What each rank has written, and the file that says so: index.json, or the rank's own in an older checkpoint."""
+        if "index" not in self.state:
+            for rank in range(self.state["world"]):
+                file = self.path / f"rank-{rank:05d}.json"
+                yield read_json(file, "checkpoint"), file
+            return
+        file = self.path / INDEX_FILE
+        ranks, world = read_json(file, "checkpoint").get("ranks"), self.state["world"]
+        if not isinstance(ranks, list) or len(ranks) != world or not all(isinstance(each, dict) for each in ranks):
+            raise ConfigError(f"{file}: damaged checkpoint: it must list the {world} ranks that {STATE_FILE} counts")
+        for each in ranks:
+            yield each, file
 
     @property
     def names(self) -> list[str]:

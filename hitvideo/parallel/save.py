@@ -1,8 +1,9 @@
 """Writes checkpoints next to training, which pauses only while its state is copied to the host.
 
 Each rank's thread writes that rank's file and then, with its size and sha256, the rank's JSON: the sign that it is complete.
-Rank 0's thread waits for the signs of all ranks, writes state.json last and completes the checkpoint by one rename. The
-threads communicate through files alone, because collectives of a second thread could overtake those of training.
+Rank 0's thread waits for the signs of all ranks, merges them into index.json, writes state.json last and completes the
+checkpoint by one rename. The threads communicate through files alone, because collectives of a second thread could overtake
+those of training.
 
 A failed save (a full disk) is dropped: the ranks agree at a step boundary, delete what was written and go on. After
 checkpoint.most_failures in a row the run ends instead, because what it would go on to do could be lost.
@@ -24,7 +25,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, complete, state_digest, step_of
+from hitvideo.checkpoints.listing import FORMAT, INDEX_FILE, STATE_FILE, complete, state_digest, step_of
+from hitvideo.checkpoints.swap import clear_leftovers, swap_in
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json, replace_json, sha256, sync
 from hitvideo.parallel.engine import Engine
@@ -34,7 +36,7 @@ from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
 from hitvideo.settings.run import CheckpointSection
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.05, 1.0
 _RETRY_SECONDS = 10.0
 _GIB = 1 << 30
 
@@ -72,13 +74,12 @@ class Saver:
         self.failures = 0
         """Checkpoints since the start that could not be written."""
         self._in_a_row = 0
+        if engine.topology.rank == 0:
+            clear_leftovers(directory)
         # Names this start's unfinished saves, so that those of a killed start are never taken for ours.
         attempt = torch.tensor(secrets.randbits(31), device=engine.topology.device)
-        dist.broadcast(attempt, src=0)
+        dist.broadcast(attempt, src=0)  # also lets the others wait until what is left of killed saves is cleared
         self._attempt = f"{int(attempt):08x}"
-        if engine.topology.rank == 0:
-            for left in directory.glob("step-*.partial*"):
-                shutil.rmtree(left, ignore_errors=True)
 
     @property
     def failed(self) -> bool:
@@ -201,30 +202,35 @@ class Saver:
         replace_json(file.with_suffix(".json"), {"tensor_rank": topology.tensor_rank, "fragments": index, **whole})
 
     def _wait_for_all(self, partial: Path) -> bool:
-        signs = [partial / f"rank-{rank:05d}.json" for rank in range(self._engine.topology.world)]
-        while not all(sign.is_file() for sign in signs):
-            if self._abandoned.wait(_LOOK_SECONDS):
+        signs = {f"rank-{rank:05d}.json" for rank in range(self._engine.topology.world)}
+        pause = _LOOK_SECONDS
+        while not signs <= set(os.listdir(partial)):  # one request to the file system, for any number of ranks
+            if self._abandoned.wait(pause):
                 return False
+            pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
         return True
 
     def _complete(self, partial: Path, description: dict[str, Any]) -> None:
-        files = {}
+        files, ranks = {}, []
         for rank in range(self._engine.topology.world):
             sign = partial / f"rank-{rank:05d}.json"
             listing = read_json(sign, "checkpoint")
             files[sign.with_suffix(".safetensors").name] = [listing["bytes"], listing["sha256"]]
             files[sign.name] = [sign.stat().st_size, sha256(sign)]
-        state = {**description, "files": files}
+            ranks.append({"tensor_rank": listing["tensor_rank"], "fragments": listing["fragments"]})
+        index = partial / INDEX_FILE
+        replace_json(index, {"ranks": ranks})
+        state = {**description, "files": files, "index": [index.stat().st_size, sha256(index)]}
         replace_json(partial / STATE_FILE, {**state, "sha256": state_digest(state)})
         refuse_if_taken_over(self._directory.parent)
         final = self._directory / partial.name.partition(".")[0]
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(partial, final)
-        sync(self._directory)
-        self._rotate()
+        swap_in(partial, final)
+        self._rotate(step_of(final))
 
-    def _rotate(self) -> None:
+    def _rotate(self, step: int) -> None:
+        """Remove old checkpoints. Those after `step` are damaged, because the run would have gone on from them."""
         every = self._settings.keep_every
-        for old in complete(self._directory)[: -self._settings.keep_last]:
+        upto = [path for path in complete(self._directory) if step_of(path) <= step]
+        for old in upto[: -self._settings.keep_last]:
             if not every or step_of(old) % every:
                 shutil.rmtree(old.rename(old.with_suffix(".partial")))  # no half-deleted one keeps a checkpoint's name

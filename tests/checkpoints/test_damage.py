@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hitvideo.checkpoints.listing import STATE_FILE, damage, newest, state_digest
+from hitvideo.checkpoints.listing import INDEX_FILE, STATE_FILE, damage, newest, state_digest
 from hitvideo.checkpoints.reader import Division, Reader
 from hitvideo.errors import ConfigError
 from hitvideo.files import sha256
@@ -18,7 +18,7 @@ from tests.checkpoints.written import DIVIDED, write_checkpoint
 from tests.fuzz import is_refused, mutations
 
 WEIGHTS = {"rows": torch.arange(40.0).view(8, 5), "columns": torch.arange(36.0).view(3, 12), "norm": torch.ones(7)}
-FILES = [STATE_FILE, "rank-00000.json", "rank-00003.safetensors"]
+FILES = [STATE_FILE, INDEX_FILE, "rank-00000.json", "rank-00003.safetensors"]
 COUNTS = [pytest.param(40), pytest.param(1000, marks=pytest.mark.slow)]
 
 
@@ -31,6 +31,8 @@ def sealed(path: Path) -> None:
     if isinstance(state, dict):
         if isinstance(state.get("files"), dict):
             state["files"] |= {f.name: [f.stat().st_size, sha256(f)] for f in path.glob("rank-*")}
+        if "index" in state and (path / INDEX_FILE).is_file():
+            state["index"] = [(path / INDEX_FILE).stat().st_size, sha256(path / INDEX_FILE)]
         (path / STATE_FILE).write_text(json.dumps({**state, "sha256": state_digest(state)}))
 
 
@@ -50,7 +52,7 @@ def read_all(path: Path) -> None:
 def test_any_change_of_a_file_is_found_and_a_hostile_one_survived(
     tmp_path: Path, file: str, count: int, record_property: Callable[[str, Any], None]
 ) -> None:
-    path = write_checkpoint(tmp_path / "step-00000001", WEIGHTS, 2, 2)
+    path = write_checkpoint(tmp_path / "step-00000001", WEIGHTS, 2, 2, indexed=file != "rank-00000.json")
     read_all(path)
     state, whole = (path / STATE_FILE).read_bytes(), (path / file).read_bytes()
     refused = 0
@@ -95,10 +97,11 @@ def test_a_hostile_state_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", [{"length": 10**12}, {"offset": 10**12}, {"offset": -1}, {"name": 3}, {"length": 0}])
-def test_a_hostile_listing_is_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
-    path = write_checkpoint(tmp_path / "step-00000001", WEIGHTS, 1, 1)
-    file = path / "rank-00000.json"
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_hostile_listing_is_refused(tmp_path: Path, entry: dict[str, Any], indexed: bool) -> None:
+    path = write_checkpoint(tmp_path / "step-00000001", WEIGHTS, 1, 1, indexed)
+    file = path / (INDEX_FILE if indexed else "rank-00000.json")
     listing = json.loads(file.read_text())
-    listing["fragments"][0] |= entry
+    (listing["ranks"][0] if indexed else listing)["fragments"][0] |= entry
     file.write_text(json.dumps(listing))
     assert is_refused(lambda: read_all(path), seconds=5, mib=256)

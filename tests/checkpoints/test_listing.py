@@ -29,7 +29,7 @@ def test_only_complete_ones_count_in_order_of_steps(checkpoints: Path) -> None:
     assert newest(checkpoints / "absent") is None
 
 
-@pytest.mark.parametrize("file", ["rank-00001.safetensors", "rank-00000.json", "state.json"])
+@pytest.mark.parametrize("file", ["rank-00001.safetensors", "rank-00000.json", "index.json", "state.json"])
 def test_a_damaged_one_is_skipped(checkpoints: Path, file: str, caplog: pytest.LogCaptureFixture) -> None:
     path = checkpoints / "step-00000010" / file
     content = bytearray(path.read_bytes())

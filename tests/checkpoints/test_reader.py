@@ -22,12 +22,13 @@ def weights() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
 
 
+@pytest.mark.parametrize("indexed", [True, False])
 @pytest.mark.parametrize(("tensor", "shards"), LAYOUTS)
 def test_any_layout_reads_as_any_other(
-    tmp_path: Path, weights: dict[str, torch.Tensor], tensor: int, shards: int
+    tmp_path: Path, weights: dict[str, torch.Tensor], tensor: int, shards: int, indexed: bool
 ) -> None:
     """What every rank of every other layout asks for: its share, flattened and cut into ZeRO's equal parts."""
-    reader = Reader(write_checkpoint(tmp_path / "step-00000001", weights, tensor, shards))
+    reader = Reader(write_checkpoint(tmp_path / "step-00000001", weights, tensor, shards, indexed))
     for name, whole in weights.items():
         assert torch.equal(reader.full(name), whole)
     for (other, parts), (name, whole) in product(LAYOUTS, weights.items()):
@@ -40,6 +41,17 @@ def test_any_layout_reads_as_any_other(
                 expected = share[offset : offset + part]
                 found = reader.part(name, "fp32", division, rank, offset, len(expected))
                 assert torch.equal(found, expected), (name, other, parts, rank, offset)
+
+
+def test_the_index_spares_the_files_of_all_ranks(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    path = write_checkpoint(tmp_path / "step-00000001", weights, 2, 3)
+    for file in path.glob("rank-*.json"):
+        file.unlink()
+    reader = Reader(path)
+    assert all(torch.equal(reader.full(name), whole) for name, whole in weights.items())
+    (path / "index.json").write_text('{"ranks": []}')
+    with pytest.raises(ConfigError, match="6 ranks"):
+        Reader(path)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:

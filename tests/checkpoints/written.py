@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from hitvideo.checkpoints.listing import FORMAT, STATE_FILE, state_digest
+from hitvideo.checkpoints.listing import FORMAT, INDEX_FILE, STATE_FILE, state_digest
 from hitvideo.files import replace_json, sha256
 
 DIVIDED = {"rows": 0, "columns": 1, "norm": -1}
 
 
-def write_checkpoint(path: Path, weights: dict[str, torch.Tensor], tensor: int, shards: int) -> Path:
-    """`weights`, whole, as tensor × shards ranks of ZeRO-3 write them: every share is flattened and cut into equal parts."""
+def write_checkpoint(path: Path, weights: dict[str, torch.Tensor], tensor: int, shards: int, indexed: bool = True) -> Path:
+    """`weights`, whole, as tensor × shards ranks of ZeRO-3 write them: every share is flattened and cut into equal parts.
+
+    `indexed`: with index.json, which older checkpoints lack.
+    """
     path.mkdir(parents=True)
-    files = {}
+    files, ranks = {}, []
     for rank in range(tensor * shards):
         shard, tensor_rank = divmod(rank, tensor)
         tensors, index = {}, []
@@ -30,9 +34,14 @@ def write_checkpoint(path: Path, weights: dict[str, torch.Tensor], tensor: int, 
                 tensors[f"{name}@{shard * part}/fp32"] = piece.clone()
         file = path / f"rank-{rank:05d}.safetensors"
         save_file(tensors, file)
-        replace_json(file.with_suffix(".json"), {"tensor_rank": tensor_rank, "fragments": index})
+        ranks.append({"tensor_rank": tensor_rank, "fragments": index})
+        replace_json(file.with_suffix(".json"), ranks[-1])
         files |= {each.name: [each.stat().st_size, sha256(each)] for each in (file, file.with_suffix(".json"))}
     parameters = {name: [list(whole.shape), DIVIDED.get(name, -1)] for name, whole in weights.items()}
-    state = {"format": FORMAT, "step": 1, "world": tensor * shards, "tensor": tensor, "parameters": parameters, "files": files}
+    layout = {"world": tensor * shards, "tensor": tensor, "parameters": parameters}
+    state: dict[str, Any] = {"format": FORMAT, "step": 1, **layout, "files": files}
+    if indexed:
+        replace_json(path / INDEX_FILE, {"ranks": ranks})
+        state["index"] = [(path / INDEX_FILE).stat().st_size, sha256(path / INDEX_FILE)]
     replace_json(path / STATE_FILE, {**state, "sha256": state_digest(state)})
     return path
