@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hitvideo.parallel.engine import _groups
+from hitvideo.parallel.parameter_groups import parameter_groups
 
 
 class Model(nn.Module):
@@ -19,7 +19,7 @@ class Model(nn.Module):
 
 def test_level_embeddings_norms_and_biases_do_not_decay() -> None:
     model = Model()
-    by_decay = {group["weight_decay"]: {id(p) for p in group["params"]} for _, group in _groups(model, 0.1, [""])}
+    by_decay = {group["weight_decay"]: {id(p) for p in group["params"]} for _, group in parameter_groups(model, 0.1, [""])}
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[each] for each in by_decay[0.1]} == {"embedding.weight", "levels.0.weight"}
     assert {names[each] for each in by_decay[0.0]} == {
