@@ -24,9 +24,12 @@ def main(arguments: list[str]) -> int:
     from pretrain.language_model_task import LanguageModelTask, check_data, data_fingerprint
     from pretrain.loop import train
     from pretrain.task import open_run
+    from pretrain.usage import facts_of
 
     dataset = open_tokens(settings.data, settings.clip)
     check_data(settings, dataset)
     with open_run(settings, data_fingerprint(settings, dataset), allowed) as run:
         check_shards(run.topology, dataset, settings.run.seed)
-        return train(LanguageModelTask(settings, run, dataset))
+        task = LanguageModelTask(settings, run, dataset)
+        run.directory.append_event("facts", facts=facts_of(task, settings))
+        return train(task)

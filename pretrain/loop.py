@@ -19,6 +19,7 @@ from hitvideo.parallel.save import Saver, check_space
 from hitvideo.runs.program import EXIT_DONE, EXIT_STOPPED, Stop
 from pretrain.guard import Diverged, Guard
 from pretrain.meter import Meter, Progress
+from pretrain.rehearsal import rehearse
 from pretrain.resume import resume
 from pretrain.task import Task
 
@@ -31,9 +32,11 @@ def train(task: Task) -> int:
     task.heartbeat.beat("resume", 0)
     guard = Guard(task.faults, directory.skipped, directory.writer)
     saver = Saver(directory.checkpoints, engine, task.checkpoint, task.fingerprint.data)
-    stop, step = Stop(directory.stop), resume(task, guard)
+    looks = engine.topology.local_rank == 0  # one rank of a node looks for the file, because each look is a request
+    stop, step = Stop(directory.stop if looks else None), resume(task, guard)
     if step < steps:
         check_space(directory.checkpoints, engine, task.checkpoint)
+        rehearse(task, step)
     with (
         task.training,
         task.validation or nullcontext(),
@@ -52,13 +55,12 @@ def train(task: Task) -> int:
                     engine.backward(losses["loss"])
                     meter.add(losses)
             with phase("step", step):
-                loss = meter.loss()
+                loss, (stopping, save_failed) = engine.agree(meter.loss(), stop.requested, saver.failed)
                 meter.close_step(applied=guard.settle(task, loss, step))
             step += 1
             with phase("validate and log", step):
                 log_step(task, meter, progress, step, lr, saver.failures)
             with phase("save", step):
-                stopping, save_failed = engine.any(stop.requested, saver.failed)
                 if save_failed:
                     saver.give_up()
                     saver.refuse_to_go_on()
@@ -83,7 +85,7 @@ def log_step(task: Task, meter: Meter, progress: Progress, step: int, lr: float,
         failed = {"checkpoint_failed": failures} if failures else {}
         row = {"step": step, **metered, **rates, "lr": lr, "damaged": task.damaged(), **failed, **validated}
         task.directory.append_metrics(row)
-        task.tracker.log(row, step)
+        task.tracker.wake()
         progress.show(step, row)
 
 

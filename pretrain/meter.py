@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from hitvideo.parallel.engine import Engine
 from hitvideo.runs.heartbeat import Heartbeat
+from pretrain.usage import Usage
 
 TRAINING_PHASES = ("fetch", "forward and backward", "step")  # tokens per second count these; not validation and saving
 
@@ -26,6 +27,7 @@ class Meter:
         self._engine = engine
         self._rows_per_step = rows_per_step
         self._heartbeat = heartbeat
+        self._usage = Usage(engine.topology.device)
         self._step: list[dict[str, torch.Tensor]] = []
         self._norm = math.nan
         self._reset()
@@ -53,9 +55,9 @@ class Meter:
         """Losses of one micro-batch; they stay on the device, because reading a value would wait for it."""
         self._step.append({name: value.detach().float() for name, value in losses.items()})
 
-    def loss(self) -> float:
-        """Mean loss of the current step over its micro-batches and all ranks, equal on all of them."""
-        return self._engine.mean({"loss": float(sum(losses["loss"] for losses in self._step)) / len(self._step)})["loss"]
+    def loss(self) -> torch.Tensor:
+        """Mean loss of the current step over this rank's micro-batches, in fp64 and on the device."""
+        return torch.stack([losses["loss"] for losses in self._step]).double().mean()
 
     def close_step(self, applied: bool) -> None:
         """End the current step; its losses count only if the weights were updated."""
@@ -76,7 +78,7 @@ class Meter:
         seconds = sum(self._seconds[name] for name in TRAINING_PHASES)
         means = self._engine.mean({**means, "data_wait_s": self._seconds["fetch"] / self._steps, "seconds": seconds})
         rate = self._steps * self._rows_per_step / means.pop("seconds")
-        row = {**means, "grad_norm": self._norm, "rows_per_s": rate}
+        row = {**means, "grad_norm": self._norm, "rows_per_s": rate, **self._usage.row()}
         if self._skipped:
             row["skipped"] = self._skipped
         self._reset()

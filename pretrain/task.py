@@ -6,7 +6,7 @@ import logging
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,16 @@ class Cost(NamedTuple):
     flops: float
 
 
+class Rehearsal(NamedTuple):
+    """A step that is taken before training, and thrown away, to see whether its memory suffices."""
+
+    what: str
+    """Its phase and its clips or rows, for messages."""
+    step: int
+    batch: Callable[[], torch.Tensor]
+    """Makes a micro-batch of the right shape, in host memory."""
+
+
 class OpenRun(NamedTuple):
     """A run under way: its ranks, its directory, its tracker, its watchdog."""
 
@@ -61,11 +71,11 @@ def open_run(
         directory = RunWriter(settings, topology.rank == 0, data, allowed)
         try:
             with (
-                Tracker(settings.tracking, directory.path, settings, enabled=directory.writer) as tracker,
+                Tracker(settings.tracking, directory.path, directory.writer, attempt=directory.attempt) as tracker,
                 Heartbeat(directory.heartbeats, topology.rank, settings.faults, attempt) as heartbeat,
             ):
                 warn_of_new_length(settings, directory)
-                directory.write_meeting(meet(topology))
+                directory.write_meeting(meet(topology, settings.cluster, settings.train.dtype))
                 heartbeat.beat("build", 0)
                 try:
                     yield OpenRun(topology, directory, tracker, heartbeat)
@@ -153,6 +163,10 @@ class Task(ABC):
         """Scalars of one held-out micro-batch, logged as validation_NAME."""
 
     @abstractmethod
+    def rehearsals(self, step: int) -> list[Rehearsal]:
+        """What must fit in memory from this step on; equal on all ranks. Steps of equal memory need one."""
+
+    @abstractmethod
     def cost(self, step: int) -> Cost:
         """What a row costs at a step."""
 
@@ -168,7 +182,7 @@ class Task(ABC):
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (a task without a state of its own has nothing to do)
-        """Take back on resuming what `state` gave, on every rank."""
+        """Take back what `state` gave, on every rank, and forget a step under way."""
 
     def use_order(self, version: int) -> None:
         """Draw in this version of the data order: that of the checkpoint which the run goes on from."""

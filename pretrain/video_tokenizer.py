@@ -24,11 +24,14 @@ def main(arguments: list[str]) -> int:
     from hitvideo.data.video_shards import list_shards
     from pretrain.loop import train
     from pretrain.task import open_run
+    from pretrain.usage import facts_of
     from pretrain.video_tokenizer_task import VideoTokenizerTask, data_fingerprint, open_clips
 
     source = open_clips(settings, list_shards(pattern))
     with open_run(settings, data_fingerprint(settings, source), allowed) as run:
-        return train(VideoTokenizerTask(settings, run, source))
+        task = VideoTokenizerTask(settings, run, source)
+        run.directory.append_event("facts", facts=facts_of(task, settings))
+        return train(task)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -53,11 +54,36 @@ class BatchSource(Source, Protocol):
         """The order of the draws: draw → place in `samples`."""
 
 
-class _Made(NamedTuple):
-    """Rows (n, …), and how many of them hold another sample than the one drawn."""
+class _MicroBatch:
+    """Rows of one micro-batch in the memory that training reads, which threads fill in place: a copy would not be pinned."""
 
-    rows: torch.Tensor
-    replaced: int
+    def __init__(self, size: int, pinned: bool) -> None:
+        self._size = size
+        self._pinned = pinned
+        self._lock = Lock()
+        self.rows: torch.Tensor | None = None
+        """(size, …), once there are any."""
+
+    def put(self, at: int, rows: torch.Tensor) -> None:
+        """Set rows `at` … of the micro-batch."""
+        if len(rows) == self._size and not self._pinned:
+            self.rows = rows
+            return
+        with self._lock:
+            if self.rows is None:
+                self.rows = torch.empty((self._size, *rows.shape[1:]), dtype=rows.dtype, pin_memory=self._pinned)
+        if rows.shape[1:] != self.rows.shape[1:]:
+            raise ValueError(f"samples of one micro-batch have the shapes {rows.shape[1:]} and {self.rows.shape[1:]}")
+        self.rows[at : at + len(rows)] = rows
+
+
+class _Unit(NamedTuple):
+    """Rows of a micro-batch that one thread makes: where they go, their places in `samples`, and their draws."""
+
+    batch: _MicroBatch
+    at: int
+    indices: Int64s
+    draws: Int64s
 
 
 class Batches:
@@ -105,7 +131,7 @@ class Batches:
         self._unit = micro_batch if self._bulk else 1  # rows per unit of work: videos one by one, tokens in bulk
         self._pin = torch.cuda.is_available()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else None
-        self._ahead: dict[int, list[list[Future[_Made]]]] = {}
+        self._ahead: dict[int, list[tuple[_MicroBatch, list[Future[int]]]]] = {}
 
     def use_order(self, version: int) -> None:
         """Before the first step: draw in the order of this version. Raises ConfigError if it is not known."""
@@ -137,11 +163,13 @@ class Batches:
         """This rank's micro-batches of a step. Raises ShardError if too many samples are damaged, in a row or in all."""
         first = self.first_draw(step)
         if self._pool is None:
-            return [self._join([self._rows(*unit) for unit in units]) for units in self._work(first)]
+            return [self._join(units[0].batch, [self._make(unit) for unit in units]) for units in self._work(first)]
         for ahead in range(first, first + (1 + _STEPS_AHEAD) * self.global_batch, self.global_batch):
             if ahead not in self._ahead:
-                self._ahead[ahead] = [[self._pool.submit(self._rows, *unit) for unit in units] for units in self._work(ahead)]
-        return [self._join([made.result() for made in units]) for units in self._ahead.pop(first)]
+                work = self._work(ahead)
+                submit = self._pool.submit
+                self._ahead[ahead] = [(units[0].batch, [submit(self._make, unit) for unit in units]) for units in work]
+        return [self._join(batch, [made.result() for made in units]) for batch, units in self._ahead.pop(first)]
 
     def close(self) -> None:
         """Stop the threads. What is not yet begun is never made."""
@@ -154,31 +182,35 @@ class Batches:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _work(self, first: int) -> list[list[tuple[Int64s, Int64s]]]:
-        """The units of work of each micro-batch of the step that begins at a draw: places in `samples`, and draws."""
+    def _work(self, first: int) -> list[list[_Unit]]:
+        """The units of work of each micro-batch of the step that begins at a draw."""
         draws = first + self.places
         indices = self.order(draws.reshape(-1)).reshape(draws.shape)
         self._damage.drawn += draws.size
         cuts = range(0, draws.shape[1], self._unit)
+        batches = [_MicroBatch(draws.shape[1], self._pin) for _ in draws]
         return [
-            [(drawn[cut : cut + self._unit], at[cut : cut + self._unit]) for cut in cuts]
-            for drawn, at in zip(indices, draws, strict=True)
+            [_Unit(batch, cut, drawn[cut : cut + self._unit], at[cut : cut + self._unit]) for cut in cuts]
+            for batch, drawn, at in zip(batches, indices, draws, strict=True)
         ]
 
-    def _rows(self, indices: Int64s, draws: Int64s) -> _Made:
+    def _make(self, unit: _Unit) -> int:
+        """Put a unit's rows into their micro-batch; returns how many of them hold another sample than the one drawn."""
+        indices, draws = unit.indices, unit.draws
         if self._bulk:
             used = [self._substitutes.get(index, index) for index in indices.tolist()]
             rows, damaged = self._bulk.rows(np.array(used, np.int64) + self.samples.start, draws)
             for row, error in damaged.items():
                 self._damage.add(used[row], error)
                 used[row], rows[row] = self._row(int(indices[row]), int(draws[row]))
-        else:
-            made = [self._row(*pair) for pair in zip(indices.tolist(), draws.tolist(), strict=True)]
-            used, rows = [place for place, _ in made], torch.stack([row for _, row in made])
+        else:  # a unit of one row
+            place, made = self._row(int(indices[0]), int(draws[0]))
+            used, rows = [place], made[None]
         replaced = [index for index, place in zip(indices.tolist(), used, strict=True) if place != index]
         for index in replaced:
             self._damage.count(index)
-        return _Made(rows.pin_memory() if self._pin else rows, len(replaced))
+        unit.batch.put(unit.at, rows)
+        return len(replaced)
 
     def _row(self, index: int, draw: int) -> tuple[int, torch.Tensor]:
         """The place of the first undamaged sample among `index` and 1, 2, 4, 8 … after it, and its row at this draw."""
@@ -198,9 +230,10 @@ class Batches:
             return used, row
         raise ShardError(f"{tries} damaged samples in a row, the first: {self._damage[index]}")
 
-    def _join(self, made: list[_Made]) -> torch.Tensor:
-        self.replaced += sum(part.replaced for part in made)
-        return torch.cat([part.rows for part in made])
+    def _join(self, batch: _MicroBatch, replaced: list[int]) -> torch.Tensor:
+        self.replaced += sum(replaced)
+        assert batch.rows is not None
+        return batch.rows
 
 
 def split(size: int, held_out: int) -> tuple[range, range]:

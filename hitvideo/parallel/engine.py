@@ -1,14 +1,13 @@
-"""The training engine: DeepSpeed ZeRO over Megatron's data-parallel group, with the defaults that are wrong here overridden.
+"""The training engine: DeepSpeed ZeRO over Megatron's data-parallel group.
 
-The language model and the video tokenizer share it. It builds DeepSpeed's JSON from typed settings and then asserts what
-DeepSpeed made of them, because a wrong mpu gives wrong batch sizes and norms without an error.
+The language model and the video tokenizer share it. It asserts what DeepSpeed made of its settings (deepspeed_settings.py),
+because a wrong mpu gives wrong batch sizes and norms without an error.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,43 +22,14 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
-from hitvideo.errors import ConfigError
 from hitvideo.ops.precision import DTYPES
+from hitvideo.parallel.deepspeed_settings import deepspeed_config
+from hitvideo.parallel.parameter_groups import parameter_groups
 from hitvideo.parallel.topology import ModelParallelUnit, Topology
 from hitvideo.settings.training import ParallelSection, TrainSection
 
-_NO_DECAY = re.compile(r"(^|\.)(next_)?level\.weight$")  # level embeddings, which are added like biases
-
 # On CPUs DeepSpeed would compile this op at start-up, which takes minutes; only its inference engine uses it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
-    """Build DeepSpeed's JSON. Gradients accumulate and are reduced in fp32; by default DeepSpeed would use the model's bf16.
-
-    Raises ConfigError for parallel.zero_stage 0 with train.dtype bf16.
-    """
-    overlap = torch.cuda.is_available()
-    if parallel.zero_stage == 0 and train.dtype == "bf16":
-        raise ConfigError(
-            "parallel.zero_stage 0 does not work with train.dtype bf16: DeepSpeed cannot keep fp32 gradients there; use "
-            "parallel.zero_stage=1, which gives the same numbers and only divides Adam's states"
-        )
-    zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
-    zero["reduce_bucket_size"] = parallel.bucket
-    if parallel.zero_stage == 3:
-        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = parallel.live_parameters
-    return {
-        "train_micro_batch_size_per_gpu": train.micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": train.clip,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": train.dtype == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-        "steps_per_print": 1 << 30,
-    }
 
 
 class Engine:
@@ -88,7 +58,7 @@ class Engine:
         if parallel.zero_stage == 3 and leaf_modules:
             set_z3_leaf_modules(model, leaf_modules)
         _allocate(model, topology.device, DTYPES[train.dtype], divided=parallel.zero_stage == 3)
-        groups = _groups(model, train.weight_decay, parts)
+        groups = parameter_groups(model, train.weight_decay, parts)
         self._parts = [part for part, _ in groups]
         self._frozen: set[str] = set()
         optimizer = torch.optim.AdamW([group for _, group in groups], lr=train.lr, betas=train.betas, fused=True)
@@ -143,8 +113,9 @@ class Engine:
         if not math.isfinite(self.grad_norm):
             return False
         for average, master in self._averaged(lambda part: part not in self._frozen):
-            done = float(self.adam.state[master]["step"])
-            average.lerp_(master.detach(), 1 - min(self._ema, (1 + done) / (10 + done)))  # lower decay early: forget the init
+            done = self.adam.state[master]["step"].double()  # on the weights' device: reading its value would wait for the step
+            decay = ((1 + done) / (10 + done)).clamp(max=self._ema)  # lower early: forget the init
+            average.lerp_(master.detach(), (1 - decay).to(average))
         return True
 
     def set_lr(self, lr: float, factors: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -262,6 +233,14 @@ class Engine:
         dist.all_reduce(packed)
         return dict(zip(values, (packed / self.topology.world).tolist(), strict=True))
 
+    def agree(self, loss: torch.Tensor, *flags: bool) -> tuple[float, list[bool]]:
+        """What all ranks must know before a step: a scalar's mean, and `any` of the flags; one collective and one wait."""
+        mine = loss.detach().double()
+        packed = torch.stack([mine, *(torch.full_like(mine, flag) for flag in flags)])  # no copy from the host: it would wait
+        dist.all_reduce(packed)
+        total, *raised = packed.tolist()
+        return total / self.topology.world, [count > 0 for count in raised]
+
     def any(self, *flags: bool) -> list[bool]:
         """Combine flags over ranks: each returned flag is true on every rank if it is true on any."""
         packed = torch.tensor([int(flag) for flag in flags], device=self.topology.device)
@@ -283,17 +262,3 @@ def _allocate(model: nn.Module, device: torch.device, dtype: torch.dtype, divide
                 if divided:  # the group must be named, because by default it is the whole world
                     group = ModelParallelUnit().get_data_parallel_group()
                     deepspeed.zero.Init(module=nn.ParameterList([parameter]), data_parallel_group=group)
-
-
-def _groups(model: nn.Module, weight_decay: float, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (part, optimizer group) pairs: for each part, matrices decay; norms, biases and level embeddings do not."""
-    groups: list[tuple[str, dict[str, Any]]] = []
-    for part in parts:
-        mine = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(part)}
-        dims = {name: len(getattr(p, "ds_shape", p.shape)) for name, p in mine.items()}  # ZeRO-3 empties p, and keeps its shape
-        decayed = [p for name, p in mine.items() if dims[name] > 1 and not _NO_DECAY.search(name)]
-        others = [p for name, p in mine.items() if dims[name] <= 1 or _NO_DECAY.search(name)]
-        groups += [(part, {"params": decayed, "weight_decay": weight_decay}), (part, {"params": others, "weight_decay": 0.0})]
-    divided = sum(len(group["params"]) for _, group in groups)
-    assert divided == len([p for p in model.parameters() if p.requires_grad]), f"each parameter needs exactly one of {parts}"
-    return [group for group in groups if group[1]["params"]]

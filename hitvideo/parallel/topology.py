@@ -75,10 +75,15 @@ class Topology:
         return self.shard_rank // self.context
 
     @property
+    def local_rank(self) -> int:
+        """This process's place among those of its node."""
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    @property
     def device(self) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", self.local_rank)
 
 
 def _let_megatron_run_on_cpu() -> None:

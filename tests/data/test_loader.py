@@ -9,9 +9,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,43 +31,10 @@ from hitvideo.hierarchy import Hierarchy
 from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.sequence.vocab import BOS, EOS, Vocab
+from tests.data.numbers import GLOBAL, AnySource, Numbers, global_batch, make
 from tests.samples import make_token_shards, tiny_hierarchy
 
-GLOBAL, STEPS = 48, 12  # 48: whole micro-batches for 1, 2, 3 and 4 ranks
-
-
-class Numbers:
-    """A source whose rows hold their sample's number and the draw."""
-
-    def __init__(self, size: int, damaged: Collection[int] = ()) -> None:
-        self.size = size
-        self.damaged = damaged
-        self.read: Counter[int] = Counter()
-
-    def __len__(self) -> int:
-        return self.size
-
-    def tensor(self, index: int, draw: int) -> torch.Tensor:
-        self.read[index] += 1
-        if index in self.damaged:
-            raise ShardError(f"sample {index} is damaged")
-        return torch.tensor([index, draw])
-
-
-AnySource: TypeAlias = Numbers | TokenSource
-
-
-def make(source: AnySource, rank: int = 0, ranks: int = 1, micro: int = 4, threads: int = 1, seed: int = 1) -> Batches:
-    return Batches(
-        source, range(len(source)), global_batch=GLOBAL, micro_batch=micro, data_rank=rank, data_ranks=ranks,
-        seed=seed, read_together=8, threads=threads,
-    )  # fmt: skip
-
-
-def global_batch(loaders: list[Batches], step: int) -> torch.Tensor:
-    """The step's rows in the order of their places: micro-batch by micro-batch, rank by rank."""
-    per_rank = [loader(step) for loader in loaders]
-    return torch.cat([rows for micro in zip(*per_rank, strict=True) for rows in micro])
+STEPS = 12
 
 
 def all_batches(source: AnySource, ranks: int = 1, micro: int = 4, threads: int = 1) -> torch.Tensor:
