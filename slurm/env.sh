@@ -25,6 +25,8 @@ gpus_of_a_node() {
   echo "$found"
 }
 
+# What scontrol calls this job: one task of an array has the array's number as its own, which would mean all of them.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; JOB=${JOB:-$SLURM_JOB_ID}
 RESTARTS=${SLURM_RESTART_COUNT:-0}                          # attempts of this job before this one
 ASKED_GPUS=${SLURM_GPUS_PER_NODE:=}
 GPUS=$(gpus_of_a_node)

@@ -1,11 +1,12 @@
-# Sourced by the training scripts, after env.sh.
+# Sourced by the scripts of long jobs, after env.sh.
 #
 #   launch MODULE RUN.yaml key=value …      one attempt at a run: check each node, train on fit nodes, then requeue or end
+#   find_fit, again                         its parts that tokenize_shards.sh uses, too
 #
 # hitvideo/cluster/attempt.py makes and explains the decisions. SPARES: how many nodes of the allocation are kept as spares.
 
 launch() {
-  local module=$1 nodes=$((SLURM_JOB_NUM_NODES - ${SPARES:-0})) asked=0 run logs hosts bad fit step code
+  local module=$1 nodes=$((SLURM_JOB_NUM_NODES - ${SPARES:-0})) asked=0 run logs hosts fit step code
   set -- "${@:2}" cluster.nodes="$nodes" cluster.devices_per_node="$PER_NODE"   # Slurm knows both
   run=$(attempt begin "$@") || exit $?
   [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
@@ -15,16 +16,8 @@ launch() {
   # Only this shell gets the signal. The ranks see the file, agree at a step boundary, save, and exit with 75.
   trap 'asked=1; touch "$run/STOP"' USR1 TERM
 
-  mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  check_nodes "${hosts[@]}"
-  mapfile -t bad < <(for host in "${hosts[@]}"; do [ -e "$HITVIDEO_FAULTS/$host.json" ] || echo "$host"; done)
-  if [ $asked = 0 ] && [ ${#bad[@]} -gt 0 ]; then             # a slow file system is fast the second time
-    echo "no report of ${bad[*]} ($logs-preflight.log; PREFLIGHT_SECONDS is $PREFLIGHT_SECONDS): checked again"
-    check_nodes "${bad[@]}"
-  fi
+  find_fit
   [ $asked = 1 ] && settle 0                                  # asked to stop before training began
-  mapfile -t bad < <(attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}" | tr , '\n')
-  mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(printf '%s\n' "${bad[@]}") | head -n "$nodes")
   [ ${#fit[@]} -lt "$nodes" ] && settle unfit "$(attempt exclude "$HITVIDEO_FAULTS" "${hosts[@]}")"
 
   MASTER_ADDR=$(address "${fit[0]}"); export MASTER_ADDR      # the ranks' meeting address
@@ -35,6 +28,20 @@ launch() {
       --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" -m "$@"' "$PER_NODE" "$module" "$@" & step=$!
   while :; do wait $step; code=$?; kill -0 $step 2>/dev/null || break; done   # a trapped signal ends `wait` early
   settle "$code"
+}
+
+# Check all nodes of the job, those without a report twice. Sets `hosts`, all of them, and `fit`, the first $nodes that are fit.
+find_fit() {
+  local bad
+  mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  check_nodes "${hosts[@]}"
+  mapfile -t bad < <(for host in "${hosts[@]}"; do [ -e "$HITVIDEO_FAULTS/$host.json" ] || echo "$host"; done)
+  if [ $asked = 0 ] && [ ${#bad[@]} -gt 0 ]; then             # a slow file system is fast the second time
+    echo "no report of ${bad[*]} ($logs-preflight.log; PREFLIGHT_SECONDS is $PREFLIGHT_SECONDS): checked again"
+    check_nodes "${bad[@]}"
+  fi
+  mapfile -t bad < <(attempt unfit "$HITVIDEO_FAULTS" "${hosts[@]}" | tr , '\n')
+  mapfile -t fit < <(printf '%s\n' "${hosts[@]}" | grep -vxFf <(printf '%s\n' "${bad[@]}") | head -n "$nodes")
 }
 
 # Run the pre-flight on the nodes named. One that does not end in time leaves no report.
@@ -64,14 +71,15 @@ settle() {
 again() {
   trap '' TERM USR1
   local before excluded shown
-  before=$(scontrol show job -o "$SLURM_JOB_ID" | grep -oP 'ExcNodeList=\K[^ (]+')
+  before=$(scontrol show job -o "$JOB" | grep -oP 'ExcNodeList=\K[^ (]+')
   excluded=${before:+$before,}$1
-  if [ "$(cat "$HITVIDEO_FAULTS/chain")" = requeue ] && scontrol requeue "$SLURM_JOB_ID"; then
-    [ -n "$1" ] && for _ in {1..10}; do scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded" && break; sleep 0.5; done
+  if [ "$(cat "$HITVIDEO_FAULTS/chain")" = requeue ] && scontrol requeue "$JOB"; then
+    [ -n "$1" ] && for _ in {1..10}; do scontrol update JobId="$JOB" ExcNodeList="$excluded" && break; sleep 0.5; done
     sleep 60
     exit 1
   fi
-  shown=$(scontrol show job -o "$SLURM_JOB_ID")
+  [ "$JOB" = "$SLURM_JOB_ID" ] || { echo "not requeued; submit the same line again: it does what is missing"; exit 1; }
+  shown=$(scontrol show job -o "$JOB")
   if [[ $shown == *JobState=RUNNING* || ($shown == *Requeue=0* && $shown == *Reason=NodeDown*) ]]; then submit_again "$excluded"; fi
   exit 1
 }

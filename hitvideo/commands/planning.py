@@ -77,11 +77,13 @@ def show_plan(words: argparse.Namespace) -> None:
     if words.json:
         print(json.dumps(figures))
         return
-    phases = figures.pop("phases", ())
+    phases, caution = figures.pop("phases", ()), figures.pop("caution", "")
     for key, value in figures.items():
         print(f"{key:26} {value:,.3f}" if isinstance(value, float) else f"{key:26} {value:{',' * isinstance(value, int)}}")
     for phase in phases:
         print(f"  phase {phase['name']:18} {phase['total_gib']:,.3f} GiB, of which activations {phase['activations_gib']:,.3f}")
+    if caution:
+        print(f"caution: {caution}")
     fits = figures["total_gib"] <= figures["available_gib"]
     print("fits" if fits else "does NOT fit: use more devices, a larger parallel.tensor or activation_checkpointing=block")
 

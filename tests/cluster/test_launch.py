@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ echo "srun $*" >> "$CALLS"
 [[ "$*" == *cluster.preflight* ]] || { touch "$RUN/DONE"; echo "ranks meet at $MASTER_ADDR $NUMA" >> "$CALLS"; exit; }
 for node in $REPORTING; do echo "$REPORT" > "$HITVIDEO_FAULTS/$node.json"; done
 """
-GOOD = {"faults": [], "versions": {}, "hardware": {}, "no_numa_binding": None}
+GOOD: dict[str, object] = {"faults": [], "versions": {}, "hardware": {}, "no_numa_binding": None}
 
 
 @pytest.fixture
@@ -137,3 +138,53 @@ def test_a_cancelled_job_and_one_that_slurm_requeues_are_not_submitted_again(
     monkeypatch.setenv("STATE", state)
     _, made = launch(calls, "", "train.global_batch=64")
     assert any(call.startswith("sbatch") for call in made) == goes_on
+
+
+def tokenize(calls: Path, monkeypatch: pytest.MonkeyPatch, report: object, **variables: str) -> tuple[int, list[str]]:
+    """The exit code and the calls of an array's last task, whose number is that of the array, on the node n3."""
+    shutil.copytree(ROOT / "slurm", calls.parent / "slurm", ignore=shutil.ignore_patterns("logs"))
+    (calls.parent / "bin/scontrol").write_text(SCONTROL.replace("{1..8}", "3"))
+    given = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "5", "SLURM_JOB_NUM_NODES": "1",
+             "SLURM_SUBMIT_DIR": str(calls.parent), "REPORTING": "n3",
+             "REPORT": json.dumps(report), "PYTHONPATH": str(ROOT), **variables}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run(["bash", "slurm/tokenize_shards.sh", "RUN.yaml", "data.out=x"], cwd=calls.parent, capture_output=True)
+    return done.returncode, calls.read_text().splitlines()
+
+
+@pytest.fixture
+def srun_of_an_array(calls: Path) -> None:
+    path = calls.parent / "bin/srun"
+    path.write_text(SRUN.replace("$HITVIDEO_FAULTS/$node", "slurm/logs/tokenize-7_5-r0/$node"))
+    (calls.parent / "x").mkdir()
+
+
+@pytest.mark.usefixtures("srun_of_an_array")
+def test_a_task_of_an_array_begins_on_a_fit_node(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, made = tokenize(calls, monkeypatch, GOOD)
+    assert code == 0
+    steps = [call for call in made if call.startswith("srun")]
+    assert ["cluster.preflight" in step for step in steps] == [True, False]
+    assert steps[1].endswith("python -m tokenize_shards RUN.yaml data.out=x")
+    assert not any("requeue" in call for call in made)
+    assert not list((calls.parent / "slurm/logs").iterdir()), "no report is left"
+
+
+@pytest.mark.usefixtures("srun_of_an_array")
+@pytest.mark.parametrize("requeue", ["0", "1"])
+def test_a_task_of_an_array_leaves_an_unfit_node(calls: Path, monkeypatch: pytest.MonkeyPatch, requeue: str) -> None:
+    """It alone is requeued. Where that is refused, it fails: submitted again, it would no longer be one of the array."""
+    code, made = tokenize(calls, monkeypatch, GOOD | {"faults": ["devices: gone"]}, REQUEUE=requeue)
+    assert code == 1
+    assert not any("-m tokenize_shards" in call for call in made)
+    assert "scontrol requeue 7_5" in made
+    assert ("scontrol update JobId=7_5 ExcNodeList=n9,n3" in made) == (requeue == "0")
+    assert not any(call.startswith("sbatch") for call in made)
+
+
+@pytest.mark.usefixtures("srun_of_an_array")
+def test_a_task_is_not_requeued_for_ever(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, made = tokenize(calls, monkeypatch, GOOD | {"faults": ["devices: gone"]}, MOST_RESTARTS="0")
+    assert code == 1
+    assert not any("requeue" in call for call in made)

@@ -14,6 +14,7 @@ import yaml
 
 from hitvideo.commands.cli import parser
 from hitvideo.data.token_format import shard_paths
+from hitvideo.data.token_shards import TokenDataset
 from hitvideo.data.video_shards import list_shards, read, scan
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun
@@ -234,6 +235,25 @@ def test_data_text_tokenizer(call: Call, tmp_path: Path) -> None:
     assert code == 0
     text = TextTokenizer.load(tmp_path / "x.model")
     assert text.decode(text.encode("a green thing, number 4")) == "a green thing, number 4"
+
+
+def test_data_text_tokenizer_of_a_blend(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger of two datasets gives the larger part of the captions, and each gives some."""
+    sizes = {"a": 9, "b": 3}
+    manifests = [make_token_shards(tmp_path / name, shards=1, per_shard=size) for name, size in sizes.items()]
+    seen: list[int] = []
+    whole = TokenDataset.captions
+
+    def captions(self: TokenDataset, most: int) -> Iterator[str]:
+        seen.append(most)
+        return whole(self, most)
+
+    monkeypatch.setattr("hitvideo.sequence.text.MOST_CAPTIONS", 8)
+    monkeypatch.setattr(TokenDataset, "captions", captions)
+    code, out, _ = call("data", "text-tokenizer", *manifests, tmp_path / "x.model", "--vocab-size", "300")
+    assert code == 0
+    assert seen == [6, 2]
+    assert "12 samples" in out
 
 
 @pytest.mark.parametrize("num", ["0", "-1"])

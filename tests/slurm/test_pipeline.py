@@ -35,7 +35,8 @@ def small(path: Path, config: str, words: list[str]) -> str:
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TASKS", "2")
-    monkeypatch.setenv("SBATCH_OPTIONS", "--nodes=1 --gpus-per-node=1 --cpus-per-task=2 --time=30")
+    monkeypatch.setenv("PROCESSES_PER_NODE", "1")  # an exclusive job gets all GPUs
+    monkeypatch.setenv("SBATCH_OPTIONS", "--nodes=1 --gpus-per-node=0 --cpus-per-task=2 --time=30")
     write_moving_shapes(tmp_path / "shards", 32, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=8)
     configs = [
         small(tmp_path / "tokenizer.yaml", "pretrain_tokenizer/tiny.yaml", TOKENIZER),
@@ -49,8 +50,8 @@ def test_the_pipeline(cluster: Cluster, tmp_path: Path, arguments: list[str]) ->
     with logs_on_failure(LOGS):
         said = cluster.run("bash", "slurm/pipeline.sh", *arguments, cwd=ROOT).stdout
         jobs = [word.rstrip(":,") for word in said.split() if word.rstrip(":,").isdigit()]
-        assert len(jobs) == 4
-        assert cluster.job(jobs[3])["Dependency"].startswith(f"afterok:{jobs[2]}")
+        assert len(jobs) == 5
+        assert [cluster.job(job)["Dependency"].split("(")[0] for job in jobs[3:]] == [f"afterok:{job}" for job in jobs[2:4]]
         for job in jobs[:1] + jobs[2:]:
             cluster.wait(job, "COMPLETED", timeout=400)
     video = (tmp_path / "work/video.mp4").read_bytes()
