@@ -2,14 +2,15 @@
 
 One rank's share of a model runs forward and backward under torch's fake tensors and memory tracker. So exactly what the
 code keeps is counted, recomputation and logits included. A language model runs with two and with three layers; the
-difference is what each further layer takes. The kernels are the CPU's; a GPU's fused norm keeps less.
+difference is what each further layer takes. The kernels are the CPU's except for the norm: a GPU's fused kernel keeps its
+input and one number a row, where the CPU's keeps fp32 copies.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from hitvideo.llm.layers import DenseLayers
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import recomputed
+from hitvideo.ops import norm
 from hitvideo.ops.precision import DTYPES
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun
@@ -53,7 +55,8 @@ def peak_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> float:
 
 def _layers_peak(settings: PretrainRun, layers: int) -> float:
     """A language model's `activation_bytes` with this many layers."""
-    with FakeTensorMode(), default_dtype(DTYPES[settings.train.dtype]):
+    kernels = _fused_norm() if settings.cluster.trains_on == "gpu" else nullcontext()
+    with FakeTensorMode(), default_dtype(DTYPES[settings.train.dtype]), kernels:
         llm, share = settings.llm.model_copy(update={"layers": layers}), _Share(settings.parallel)
         trunk = _TrunkShare(settings.parallel)
         model = LanguageModel(llm, make_layout(settings), share, trunk, settings.parallel.activation_checkpointing)
@@ -72,6 +75,31 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def _fused_norm() -> Iterator[None]:
+    """Norms keep what a GPU's kernel does; fake tensors of a GPU would need a torch that was built for one."""
+    before = norm.rms_norm
+    norm.rms_norm = lambda x, weight, eps: cast(torch.Tensor, _FusedNorm.apply(x, weight))  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        norm.rms_norm = before
+
+
+class _FusedNorm(torch.autograd.Function):
+    """Shapes and memory of torch's `_fused_rms_norm`, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
 
 
 class _Total(MemTracker):  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 FLOPs are the algorithm's, without recomputation: 2 per weight and slot in the forward, attention halved because it is
 causal, each head only on its own level's slots. The backward takes twice the forward (Kaplan et al. 2020, appendix of PaLM).
+Published MFU mostly counts all keys for every query, as if attention were not causal; `full_attention` does so, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.hierarchy import ClipShape
 from hitvideo.llm.model import LanguageModel
+from hitvideo.llm.transformer import Recompute
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
@@ -26,18 +28,39 @@ def meta_model(settings: PretrainRun) -> LanguageModel:
         return LanguageModel(settings.llm, make_layout(settings))
 
 
-def training_flops_per_row(model: LanguageModel) -> float:
-    """FLOPs of forward and backward for one row."""
+def training_flops_per_row(model: LanguageModel, full_attention: bool = False) -> float:
+    """FLOPs of forward and backward for one row; with `full_attention` each query counts all keys, not half of them."""
     layout, llm = model.layout, model.section
     slots = layout.length - 1
-    trunk = sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
-    attention = llm.layers * 2 * 2 * slots * llm.width / 2  # q·k and p·v for one query, half the keys
+    trunk = _matrices(model)
+    attention = _attention(model) * (1 if full_attention else 0.5)
     heads = (layout.window - 1) * layout.vocab.text_size * llm.width
     for head, grid in zip(model.heads, layout.grids, strict=True):
         # a sub-code's embedding is a look-up, not a product
         matrices = sum(p.numel() for name, p in head.named_parameters() if p.ndim > 1 and "embedding" not in name)
         heads += grid.cells * matrices
     return FORWARD_AND_BACKWARD * float(slots * (2 * trunk + attention) + 2 * heads)
+
+
+def recomputed_flops_per_row(model: LanguageModel, recompute: Recompute) -> float:
+    """FLOPs of one row that the backward pass computes again: none, attention's core, or blocks up to their last product.
+
+    The backward needs the last product's inputs, but not its result.
+    """
+    slots, attention = model.layout.length - 1, _attention(model) / 2
+    last = model.section.layers * model.section.width * model.section.hidden
+    return float(slots * {"none": 0, "selective": attention, "block": 2 * (_matrices(model) - last) + attention}[recompute])
+
+
+def _matrices(model: LanguageModel) -> int:
+    """Entries of the trunk's matrices."""
+    return sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
+
+
+def _attention(model: LanguageModel) -> int:
+    """FLOPs of one query with all keys in the forward: q·k and p·v of all layers."""
+    llm = model.section
+    return llm.layers * 2 * 2 * (int(model.layout.length) - 1) * llm.width
 
 
 def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:

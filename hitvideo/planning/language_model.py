@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
-from hitvideo.planning.flops import meta_model, training_flops_per_row
+from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
+from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
 from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states
-from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun
+
+_MANY_SHARDS = 256
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,19 @@ class LanguageModelPlan:
     tensor_gib_per_step: float
     context_gib_per_step: float
     compute_s: float
-    """Time of a step at cluster.assumed_mfu, which already allows for traffic that is not hidden."""
+    """Time of a step's FLOPs, recomputed ones included, at cluster.assumed_mfu; that allows for traffic that is not hidden."""
     traffic_s: float
     """Time of a step's traffic over its slowest links; if it is below compute_s, it can be hidden."""
+    mfu_causal: float
+    """Share of the peak if a step takes the longer of both times, without recomputed FLOPs; a query counts half the keys."""
+    mfu_full_attention: float
+    """The same with all keys counted for each query, as most published figures are."""
     binds: str
     """What limits the run: "memory", "traffic" or "compute"."""
     hours: float
     device_hours: float
+    caution: str
+    """What the figures do not show; empty if nothing."""
 
 
 def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
@@ -78,12 +86,13 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     activations = activation_bytes(settings)
     total = states.total + activations
     flops = training_flops_per_row(model) * train.global_batch
-    compute = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu)
-    zero, tensor, context = _traffic(settings, share, shards, accumulation)
-    near, far = cluster.near_gbs * 1e9, (cluster.far_gbs if cluster.nodes > 1 else cluster.near_gbs) * 1e9
-    spread = parallel.tensor * parallel.context > cluster.devices_per_node
-    traffic = zero / far + tensor / near + context / (far if spread else near)
-    layout, hours = model.layout, train.steps * compute / 3600
+    full = training_flops_per_row(model, full_attention=True) * train.global_batch
+    again = recomputed_flops_per_row(model, parallel.activation_checkpointing) * train.global_batch
+    compute = (flops + again) / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu)
+    sent = zero, tensor, context = traffic_bytes(settings, share, shards, accumulation)
+    traffic = traffic_seconds(sent, settings)
+    step = max(compute, traffic)
+    layout, hours = model.layout, train.steps * step / 3600
     return LanguageModelPlan(
         parameters=parameters,
         tokens_per_row=layout.length,
@@ -111,9 +120,21 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         context_gib_per_step=context / GIB,
         compute_s=compute,
         traffic_s=traffic,
+        mfu_causal=mfu(flops / step, world, cluster),
+        mfu_full_attention=mfu(full / step, world, cluster),
         binds="memory" if total > cluster.memory_gib * GIB else "traffic" if traffic > compute else "compute",
         hours=hours,
         device_hours=hours * world,
+        caution=_caution(settings, shards),
+    )
+
+
+def _caution(settings: PretrainRun, shards: int) -> str:
+    if settings.parallel.zero_stage < 3 or shards <= _MANY_SHARDS:
+        return ""
+    return (
+        f"parallel.zero_stage 3 over {shards} ranks: DeepSpeed loops over all ranks in Python for every parameter; above "
+        f"{_MANY_SHARDS} that may take longer than the GPUs' work, which the hours leave out; use parallel.zero_stage=1 or 2"
     )
 
 
@@ -134,27 +155,3 @@ def _logits(model: LanguageModel) -> int:
         for grid, row in zip(layout.grids, layout.vocab.ranges, strict=True)
     ]
     return max((layout.window - 1) * layout.vocab.text_size, *levels)
-
-
-def _traffic(settings: PretrainRun, share: float, shards: int, accumulation: int) -> tuple[float, float, float]:
-    """Bytes that a rank sends per step along ZeRO's, the tensor and the context axis.
-
-    An all-gather or reduce-scatter of n bytes over r ranks sends n (r-1)/r, an all-reduce twice that, an all-to-all of what a
-    rank holds (r-1)/r of it.
-    """
-    parallel, llm, train = settings.parallel, settings.llm, settings.train
-    width, recomputes = DTYPES[train.dtype].itemsize, parallel.activation_checkpointing == "block"
-    ring = (shards - 1) / shards
-    if parallel.zero_stage == 3:  # weights for the forward, the recomputation and the backward; gradients
-        zero = accumulation * share * (width * (3 if recomputes else 2) + 4) * ring
-    elif parallel.zero_stage == 2:
-        zero = (accumulation * share * 4 + share * width) * ring
-    else:
-        zero = (2 * share * 4 + share * width * parallel.zero_stage) * ring
-    rows = accumulation * train.micro_batch * (make_layout(settings).length - 1) / parallel.context
-    passes = 3 if recomputes else 2  # each sums the outputs of two row layers, or gathers and scatters them: the same bytes
-    tensor = llm.layers * passes * 2 * 2 * rows * llm.width * width * (parallel.tensor - 1) / parallel.tensor
-    heads = 2 * llm.heads + 2 * llm.kv_heads  # q and the result, k and v
-    held = rows * heads * llm.head_dim / parallel.tensor * width
-    context = llm.layers * passes * held * (parallel.context - 1) / parallel.context
-    return zero, tensor, context

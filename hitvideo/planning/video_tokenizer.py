@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.metrics.lpips import LPIPS
 from hitvideo.ops.precision import DTYPES
@@ -28,6 +29,8 @@ class PhasePlan:
     """Peak of activations and temporary tensors in one micro-batch, the discriminator's and LPIPS' included."""
     total_gib: float
     """Activations, model states and the weights of LPIPS."""
+    tflops_per_clip: float
+    """What a device executes for one clip, forward and backward, recomputation, discriminator and LPIPS included."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class VideoTokenizerPlan:
 
 
 def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
-    """The plan of a run on `settings.cluster`: states by zero.py, activations by phase, time for the assumed MFU."""
+    """The plan of a run on `settings.cluster`: states by zero.py, activations and FLOPs by phase."""
     train, cluster = settings.train, settings.cluster
     with torch.device("meta"):
         objective = Objective(settings)
@@ -71,9 +74,10 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
     world = cluster.nodes * cluster.devices_per_node
     clips = [settings.clip_in(phase) for phase in settings.schedule]
     per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.clip, *clips}}
-    flops = sum(per_clip[clip] * phase.steps for clip, phase in zip(clips, settings.schedule, strict=True)) * train.global_batch
     states = model_states(everything, settings.parallel, train, world)
     phases = _phases(settings, states.total)
+    executed = (plan.tflops_per_clip * 1e12 * phase.steps for plan, phase in zip(phases, settings.schedule, strict=True))
+    flops = sum(executed) * train.global_batch
     hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
     return VideoTokenizerPlan(
         parameters=parameters,
@@ -102,20 +106,26 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
 
 def _phases(settings: VideoTokenizerRun, states: float) -> tuple[PhasePlan, ...]:
     """Every phase's plan. Phases that differ only in what takes no memory are measured once."""
-    known: dict[tuple[object, ...], float] = {}
+    known: dict[tuple[object, ...], tuple[float, float]] = {}
     found = []
     with torch.device("meta"):
         judge = sum(p.nbytes for p in LPIPS().parameters()) if settings.loss.perceptual.weight else 0
     for number, phase in enumerate(settings.schedule):
         kind = (settings.clip_in(phase), phase.train, phase.adversarial)
         if kind not in known:
-            known[kind] = phase_bytes(settings, phase, number)
-        found.append(PhasePlan(phase.name, known[kind] / GIB, (known[kind] + states + judge) / GIB))
+            known[kind] = phase_cost(settings, phase, number)
+        activations, flops = known[kind]
+        found.append(PhasePlan(phase.name, activations / GIB, (activations + states + judge) / GIB, flops / 1e12))
     return tuple(found)
 
 
 def phase_bytes(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> float:
-    """Peak bytes of one micro-batch in a phase, without weights and gradients; its clips are decoded from all levels.
+    """Peak bytes of one micro-batch in a phase, without weights and gradients; its clips are decoded from all levels."""
+    return phase_cost(settings, phase, number)[0]
+
+
+def phase_cost(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> tuple[float, float]:
+    """`phase_bytes`, and the FLOPs that torch counts for one clip in the same pass.
 
     LPIPS counts if its weight is above 0, even if its files are not yet given.
     """
@@ -131,7 +141,9 @@ def phase_bytes(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 
             found: torch.Tensor = objective(video, prefix, 0, Place(number, phase, 0), None, perceptual)["loss"]
             return found
 
-        return peak_bytes(objective, loss)
+        with FlopCounterMode(display=False) as counter:
+            peak = peak_bytes(objective, loss)
+    return peak, counter.get_total_flops() / settings.train.micro_batch
 
 
 def _size(module: nn.Module) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -103,11 +104,32 @@ class ClusterSection(Section):
     """Memory of one device."""
     near_gbs: float = Field(450.0, gt=0)
     """Bandwidth from a device to another in its node, in 10⁹ bytes per second (NVLink 4: 450)."""
-    far_gbs: float = Field(50.0, gt=0)
-    """Bandwidth from a device to another node, in 10⁹ bytes per second (400 Gbit/s per device: 50)."""
+    nics_per_node: Positive | None = None
+    """Network adapters of a node for traffic to other nodes; null: one for each device."""
+    nic_gbs: float = Field(50.0, gt=0)
+    """Bandwidth of one adapter, in 10⁹ bytes per second (400 Gbit/s: 50). The former `far_gbs`, a device's, is read as this."""
     assumed_mfu: Fraction = 0.4
-    """Share of the peak that the plan assumes a step reaches."""
+    """Share of the peak that the plan assumes of all FLOPs that the devices execute, recomputed ones included."""
     slurm: SlurmSection = SlurmSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, content: Any) -> Any:
+        """Take the bandwidth of a device in older files, when each had an adapter of its own."""
+        if not isinstance(content, Mapping) or "far_gbs" not in content:
+            return content
+        kept = {key: value for key, value in content.items() if key not in ("far_gbs", "nics_per_node")}
+        return kept | {"nic_gbs": content["far_gbs"]}
+
+    @property
+    def node_gbs(self) -> float:
+        """Bandwidth of a node to others, all adapters together."""
+        return (self.nics_per_node or self.devices_per_node) * self.nic_gbs
+
+    @property
+    def far_gbs(self) -> float:
+        """A device's share of `node_gbs`."""
+        return self.node_gbs / self.devices_per_node
 
     @property
     def trains_on(self) -> Literal["gpu", "cpu"]:

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.planning.flops import meta_model, mfu, training_flops_per_row
+from hitvideo.llm.transformer import Recompute
+from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, load_settings_as
@@ -54,6 +55,7 @@ def test_flops_against_torchs_counter(words: list[str]) -> None:
     other_half = 3 * run.llm.layers * 2 * slots * slots * width  # 3: forward and backward; 2·2·slots²·width halved
     expected = training_flops_per_row(model) + other_half
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
+    assert training_flops_per_row(model, full_attention=True) == pytest.approx(expected, rel=1e-9)
 
 
 def test_flops_are_about_six_for_each_weight_and_slot() -> None:
@@ -63,6 +65,25 @@ def test_flops_are_about_six_for_each_weight_and_slot() -> None:
     trunk = sum(p.numel() for p in model.trunk.parameters())
     rule = 6 * trunk * (model.layout.length - 1)
     assert 1 < training_flops_per_row(model) / rule < 1.3
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "block"])
+def test_recomputed_flops_against_torchs_counter(recompute: Recompute) -> None:
+    """The math backend's half of causal attention is computed in full; a last product, whose result nobody needs, is not."""
+    run = settings("llm.layers=2")
+    found = []
+    for mode in ("none", recompute):
+        model = LanguageModel(run.llm, make_layout(run), recompute=mode)
+        initialize(model, run.llm.width, run.llm.layers, 0)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model(row_of(model), 0.1)["loss"].backward()
+        found.append(counter.get_total_flops())
+    slots, width = model.layout.length - 1, run.llm.width
+    half = run.llm.layers * 2 * slots * slots * width
+    # torch counts all keys; as selective's last product p·v is not computed again either, it counts as many FLOPs
+    other_half = half if recompute == "block" else 0
+    expected = recomputed_flops_per_row(model, recompute) + other_half
+    assert found[1] - found[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_mfu() -> None:

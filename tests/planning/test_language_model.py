@@ -18,8 +18,10 @@ from hitvideo.parallel.topology import start
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.planning.language_model import plan_language_model
+from hitvideo.planning.traffic import traffic_seconds
 from hitvideo.planning.zero import GIB
 from hitvideo.sequence.layout import make_layout
+from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain import language_model_task as program
 from tests.conftest import ROOT
@@ -79,7 +81,7 @@ def test_traffic_by_hand() -> None:
     found = plan_language_model(settings(*CLUSTER, *sizes, "parallel.tensor=2", "parallel.context=2"))
     share, rows = found.parameters / 2, 8 * 102
     assert found.zero_gib_per_step == pytest.approx(2 * share * (2 + 2 + 4) * 3 / 4 / GIB)  # over 4 shards
-    assert found.tensor_gib_per_step == pytest.approx(6 * 2 * 2 * 2 * rows * 256 * 2 / 2 / GIB)  # 2 all-reduces, both ways
+    assert found.tensor_gib_per_step == pytest.approx(6 * 7 * 2 * rows * 256 * 2 / 2 / GIB)  # 2 all-reduces forward, 5 backward
     assert found.context_gib_per_step == pytest.approx(6 * 2 * rows * 4 * 256 / 2 * 2 / 2 / GIB)  # q, k, v and the result
 
 
@@ -87,7 +89,7 @@ def test_traffic_by_hand() -> None:
 def test_what_binds() -> None:
     few = ["cluster.peak_tflops=1", "cluster.memory_gib=80"]
     assert plan_language_model(settings(*CLUSTER, *few)).binds == "compute"
-    assert plan_language_model(settings(*CLUSTER, *few, "cluster.far_gbs=1e-3")).binds == "traffic"
+    assert plan_language_model(settings(*CLUSTER, *few, "cluster.nic_gbs=1e-3")).binds == "traffic"
     assert plan_language_model(settings(*CLUSTER, *few, "cluster.memory_gib=0.01")).binds == "memory"
 
 
@@ -104,6 +106,16 @@ def test_activations_follow_what_is_divided_and_computed_again() -> None:
     assert 0.9 * none / 2 < sequence < tensor < none
 
 
+def test_a_gpus_norms_keep_less() -> None:
+    """In bf16 each of four norms of a block (q's and k's included) keeps its input, 2 bytes, where the CPU's keeps at least 4
+    more for an fp32 copy, and at most 8.
+    """
+    words = (*CLUSTER, "llm.qk_norm=true", "llm.layers=12", "parallel.zero_stage=1")
+    cpu, gpu = (activation_bytes(settings(*words, f"cluster.devices={kind}")) for kind in ("cpu", "gpu"))
+    entries = 12 * 4 * (4 * 204 * 192)  # layers, norms, slots × width
+    assert 4 * entries < cpu - gpu < 8.5 * entries
+
+
 def test_totals_and_times() -> None:
     run = settings(*CLUSTER, "train.steps=1000", "cluster.peak_tflops=100", "cluster.assumed_mfu=0.5")
     found = plan_language_model(run)
@@ -115,8 +127,39 @@ def test_totals_and_times() -> None:
     assert found.training_tflops_per_step == pytest.approx(flops / 1e12)
     assert found.gflops_per_token == pytest.approx(flops / 64 / 205 / 1e9)
     assert found.compute_s == pytest.approx(flops / (8 * 100e12 * 0.5))
-    assert found.hours * 3600 == pytest.approx(1000 * found.compute_s)
+    step = max(found.compute_s, found.traffic_s)
+    assert found.hours * 3600 == pytest.approx(1000 * step)
+    assert found.mfu_causal == pytest.approx(flops / (8 * 100e12 * step))
+    full = training_flops_per_row(meta_model(run), full_attention=True) * 64
+    assert found.mfu_full_attention == pytest.approx(full / (8 * 100e12 * step))
     assert found.device_hours == pytest.approx(8 * found.hours)
+
+
+@pytest.mark.parametrize(("nodes", "stage", "warned"), [(32, 3, False), (64, 3, True), (64, 2, False)])
+def test_zero_3_over_many_ranks(nodes: int, stage: int, warned: bool) -> None:
+    """Eight devices a node: 256 and 512 ranks."""
+    words = [f"cluster.nodes={nodes}", "cluster.devices_per_node=8", "train.global_batch=512", "train.micro_batch=1"]
+    found = plan_language_model(settings(*words, f"parallel.zero_stage={stage}", "llm.layers=2"))
+    assert ("parallel.zero_stage 3 over 512 ranks" in found.caution) == warned
+
+
+def test_traffic_between_nodes_goes_through_all_adapters() -> None:
+    """By hand for 16 nodes of 8: S bytes of each of T tensor ranks' weights enter a node, 15/16 of them from others."""
+    words = ["cluster.nodes=16", "cluster.devices_per_node=8", "cluster.nic_gbs=50", "cluster.near_gbs=450"]
+    words += ["train.micro_batch=1", "train.global_batch=128", "cluster.nics_per_node=4"]
+    for tensor in (1, 2):
+        run = settings(*words, f"parallel.tensor={tensor}")
+        shards = 128 / tensor
+        assert traffic_seconds((1e12 * (shards - 1) / shards, 0, 0), run) == pytest.approx(1e12 * tensor * 15 / 16 / (4 * 46e9))
+        many = settings(*words, "cluster.nics_per_node=80", f"parallel.tensor={tensor}")
+        assert traffic_seconds((1e12, 0, 0), many) == pytest.approx(1e12 / (450e9 * 0.75)), "NVLink is the slower"
+
+
+def test_the_former_far_gbs_is_a_devices_own_adapter() -> None:
+    words = {"peak_tflops": 1, "memory_gib": 1, "devices_per_node": 8}
+    found = ClusterSection.model_validate(words | {"far_gbs": 25, "nic_gbs": 50, "nics_per_node": 2})
+    assert (found.nic_gbs, found.node_gbs, found.far_gbs) == (25, 200, 25)
+    assert ClusterSection.model_validate(words | {"nic_gbs": 50, "nics_per_node": 2}).far_gbs == pytest.approx(12.5)
 
 
 def test_a_batch_that_does_not_divide() -> None:

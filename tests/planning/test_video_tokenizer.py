@@ -10,7 +10,7 @@ from hitvideo.metrics.lpips import LPIPS
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import start
 from hitvideo.planning.flops import training_flops_per_clip
-from hitvideo.planning.video_tokenizer import phase_bytes, plan_video_tokenizer
+from hitvideo.planning.video_tokenizer import phase_bytes, phase_cost, plan_video_tokenizer
 from hitvideo.planning.zero import GIB
 from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.settings.video_tokenizer import PhaseSection
@@ -65,6 +65,24 @@ def test_what_takes_memory() -> None:
     assert phase_bytes(run, game) > none
     fewer = judged.model_copy(update={"loss": run_of(*SMALL, "loss.perceptual={weight: 1, frames: 2}").loss})
     assert phase_bytes(judged, all_of_it) > phase_bytes(fewer, all_of_it) > none
+
+
+def test_what_takes_flops() -> None:
+    """A decoder phase has no backward of encoder and quantiser; discriminator, LPIPS and recomputation are counted."""
+    whole, decoder = PhaseSection(name="a", steps=1), PhaseSection(name="d", steps=1, train="decoder")
+    game = PhaseSection(name="g", steps=1, adversarial=True)
+    run, judged = run_of(*SMALL), run_of(*SMALL, "loss.perceptual.weight=1")
+    block = run_of(*SMALL, "parallel.activation_checkpointing=block")
+    flops, again = phase_cost(run, whole)[1], phase_cost(block, whole)[1]
+    thirds = training_flops_per_clip(run) / 3
+    assert 2.8 * thirds < flops < 3 * thirds, "the video itself needs no gradient"
+    assert flops < again < flops + thirds, "not all of the forward is in blocks"
+    assert phase_cost(run, decoder)[1] < flops
+    assert phase_cost(run, game)[1] > flops
+    assert phase_cost(judged, whole)[1] > flops
+    plan = plan_video_tokenizer(run)
+    rate = run.cluster.peak_tflops * 1e12 * run.cluster.assumed_mfu
+    assert plan.hours * 3600 == pytest.approx((flops + phase_cost(run, game)[1]) * 4 / rate), "two phases, one step of 4 clips"
 
 
 PHASES = [
