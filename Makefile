@@ -51,7 +51,7 @@ bench: $(READY)
 
 # The whole path, with the commands a user types. A second call continues where the first stopped; `rm -r demo` starts over.
 demo: $(READY)
-	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 6000 --seed 1 --objects 1
+	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 4000 --seed 1 --objects 1
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
 	    data.video_shards=$(DEMO)/shards $(OVER)
 	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \

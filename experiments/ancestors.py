@@ -10,7 +10,7 @@ from __future__ import annotations
 from experiments import language_models
 from experiments.lab import Lab, Rounds
 
-COSTS = "1 video tokenizer of 1,500 steps; for each seed 6 language models of 750 steps, 256 videos each"
+COSTS = "1 video tokenizer of 1,100 steps; for each seed 6 language models of 750 steps, 256 videos each"
 TABLES = ("ancestors",)
 VARIANTS = {
     "plain": ("plain", ()),

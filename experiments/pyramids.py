@@ -8,7 +8,7 @@ from __future__ import annotations
 from experiments import tokenizers
 from experiments.lab import Lab, Rounds, level, levels_word, loss_words
 
-COSTS = "for each seed a video tokenizer of 1,500 steps for each of the variants"
+COSTS = "for each seed a video tokenizer of 1,100 steps for each of the variants"
 TABLES = ("pyramids",)
 KEEPS_TIME = levels_word([level((4, 16, 16), 9), level((4, 8, 8), 9), level((4, 4, 4), 10)])
 """Two cells in time on every level: 8·9 + 32·9 + 128·10 = 1,640 bits, the demo's pyramid has 180·9 = 1,620."""

@@ -22,6 +22,12 @@ SMALL = [
     "train.steps=10", "train.global_batch=8", "train.micro_batch=2", "train.log_every=1", "train.warmup_steps=2",
     "train.clip=0.5", "tracking.enabled=false", "data.validation_samples=8", "train.validation_batches=1",
 ]  # fmt: skip
+TOKENIZER = str(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml")
+TOKENIZER_WORDS = [
+    "video_tokenizer.channels=[8,16,16]", "train.steps=8", "train.global_batch=8", "train.micro_batch=4", "train.log_every=1",
+    "train.warmup_steps=2", "checkpoint.every=4", "loss.unquantized_until=0.5", "tracking.enabled=false",
+    "data.validation_clips=8", "train.validation_batches=1", "train.validate_every=4",
+]
 Rows = list[dict[str, float]]
 
 

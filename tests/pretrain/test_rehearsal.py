@@ -19,8 +19,7 @@ from hitvideo.settings.training import TrainSection
 from pretrain import language_model, loop, rehearsal, video_tokenizer
 from pretrain.rehearsal import rehearse
 from pretrain.task import Rehearsal, Task
-from tests.pretrain.runs import metrics, numbers, words
-from tests.pretrain.test_video_tokenizer import TINY, WORDS
+from tests.pretrain.runs import TOKENIZER, TOKENIZER_WORDS, metrics, numbers, words
 from tests.samples import tiny_hierarchy
 from tests.worlds import RankError, free_port, run_ranks
 
@@ -112,7 +111,7 @@ def test_a_video_tokenizer_s_takes_every_phase_to_come_and_leaves_no_trace(
 ) -> None:
     game = "loss.adversarial={weight: 0.2, channels: 8, layers: 2}"
     more = [PHASES, game, "train.ema=0.9", "train.steps=4", "train.micro_batch=2", f"parallel.zero_stage={stage}"]
-    arguments = [TINY, f"data.video_shards={shards}", f"run.root={tmp_path}", *WORDS, *more, *EVERY]
+    arguments = [TOKENIZER, f"data.video_shards={shards}", f"run.root={tmp_path}", *TOKENIZER_WORDS, *more, *EVERY]
     starts = [[*arguments, f"run.name={name}", f"train.rehearse={name == 'loud'}"] for name in ("quiet", "loud")]
     none, taken = run_ranks(watched, world, "video_tokenizer", starts, [free_port() for _ in starts])[0]
     assert none == []
@@ -139,7 +138,7 @@ def with_little_memory(arguments: list[str], bytes_more: int) -> int:
 
 def test_a_later_phase_that_does_not_fit_ends_the_run_before_its_first_step(tmp_path: Path, shards: Path) -> None:
     phases = "phases=[{name: small, steps: 4}, {name: large, steps: 4, size: [1024, 1024]}]"
-    arguments = [TINY, f"data.video_shards={shards}", f"run.root={tmp_path}", "run.name=a", *WORDS, phases]
+    arguments = [TOKENIZER, f"data.video_shards={shards}", f"run.root={tmp_path}", "run.name=a", *TOKENIZER_WORDS, phases]
     with pytest.raises(RankError, match=r"ConfigError: phase large, clips of 8 × 1024 × 1024: .*train.micro_batch 4 .* to 2"):
         run_ranks(with_little_memory, 1, [*arguments, "train.rehearse=true"], 1 << 30)
     assert not (tmp_path / "a").exists(), "a refused start leaves nothing"

@@ -17,15 +17,9 @@ from hitvideo.video_tokenizer.objective import load_perceptual
 from hitvideo.video_tokenizer.weights import load_video_tokenizer
 from pretrain.video_tokenizer import main
 from pretrain.video_tokenizer_task import clip_cost
-from tests.samples import ROOT, tiny_hierarchy, write_lpips_weights
+from tests.pretrain.runs import TOKENIZER, TOKENIZER_WORDS
+from tests.samples import tiny_hierarchy, write_lpips_weights
 from tests.worlds import run_ranks
-
-TINY = str(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml")
-WORDS = [
-    "video_tokenizer.channels=[8,16,16]", "train.steps=8", "train.global_batch=8", "train.micro_batch=4", "train.log_every=1",
-    "train.warmup_steps=2", "checkpoint.every=4", "loss.unquantized_until=0.5", "tracking.enabled=false",
-    "data.validation_clips=8", "train.validation_batches=1", "train.validate_every=4",
-]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(tmp_path: Path, shards: Path, name: str, world: int = 1, *extra: str) -> list[dict[str, float]]:
-    words = [TINY, f"data.video_shards={shards}", f"run.root={tmp_path}", f"run.name={name}", *WORDS, *extra]
+    words = [TOKENIZER, f"data.video_shards={shards}", f"run.root={tmp_path}", f"run.name={name}", *TOKENIZER_WORDS, *extra]
     assert run_ranks(main, world, words) == [0] * world
     return read_metrics(tmp_path / name / "metrics.jsonl")
 
@@ -120,7 +114,7 @@ def test_a_kill_in_the_adversarial_phase_changes_nothing(tmp_path: Path, shards:
 
 
 def test_no_lpips_weights_is_said(tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = load_settings_as(VideoTokenizerRun, TINY, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
+    settings = load_settings_as(VideoTokenizerRun, TOKENIZER, [f"data.video_shards={shards}", "loss.perceptual.weight=1"])
     assert load_perceptual(settings, torch.device("cpu")) is None
     assert "WITHOUT the perceptual loss" in caplog.text
 
@@ -210,16 +204,18 @@ def test_an_average_starts_from_a_checkpoint_without_one(tmp_path: Path, shards:
 def test_wrong_phases_are_explained(tmp_path: Path) -> None:
     words = [f"run.root={tmp_path}", "data.video_shards=x"]
     with pytest.raises(ConfigError, match=r"the phases have 8 steps in all, train.steps is 9; make them equal"):
-        load_settings_as(VideoTokenizerRun, TINY, [*words, PHASES, "train.steps=9"])
+        load_settings_as(VideoTokenizerRun, TOKENIZER, [*words, PHASES, "train.steps=9"])
+    phases = "phases=[{name: coarse, steps: 8, levels: 5}]"
     with pytest.raises(ConfigError, match=r"phase 'coarse' uses 5 levels, the hierarchy has 4"):
-        load_settings_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: coarse, steps: 8, levels: 5}]", "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TOKENIZER, [*words, phases, "train.steps=8"])
     phases = "phases=[{name: sharp, steps: 8, adversarial: true}]"
     with pytest.raises(ConfigError, match=r"phase 'sharp' is adversarial, loss.adversarial.weight is 0"):
-        load_settings_as(VideoTokenizerRun, TINY, [*words, phases, "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TOKENIZER, [*words, phases, "train.steps=8"])
     with pytest.raises(ConfigError, match=r"loss.adversarial.weight is above 0, no phase is adversarial"):
-        load_settings_as(VideoTokenizerRun, TINY, [*words, "loss.adversarial.weight=0.2"])
+        load_settings_as(VideoTokenizerRun, TOKENIZER, [*words, "loss.adversarial.weight=0.2"])
+    phases = "phases=[{name: large, steps: 8, size: [40, 64]}]"
     with pytest.raises(ConfigError, match=r"phase 'large': size \[40, 64\]: height 40 is not a multiple of 16"):
-        load_settings_as(VideoTokenizerRun, TINY, [*words, "phases=[{name: large, steps: 8, size: [40, 64]}]", "train.steps=8"])
+        load_settings_as(VideoTokenizerRun, TOKENIZER, [*words, phases, "train.steps=8"])
 
 
 def test_a_decoder_phase_leaves_the_exported_encoder_and_survives_a_kill(tmp_path: Path, shards: Path) -> None:
@@ -289,7 +285,8 @@ def test_zero_stages_agree_on_two_ranks(tmp_path: Path, shards: Path) -> None:
 
 def test_a_clip_costs_by_its_phase() -> None:
     """48×64 in the second phase, 32×32 in the first: three times as many cells, and work."""
-    settings = load_settings_as(VideoTokenizerRun, TINY, [*WORDS, *ADVERSARIAL, "clip.height=32", "clip.width=32"])
+    small = ["clip.height=32", "clip.width=32"]
+    settings = load_settings_as(VideoTokenizerRun, TOKENIZER, [*TOKENIZER_WORDS, *ADVERSARIAL, *small])
     first, second = (clip_cost(settings, settings.clip_in(phase)) for phase in settings.schedule)
     assert second.tokens == 3 * first.tokens
     assert second.flops == pytest.approx(3 * first.flops, rel=1e-3)
