@@ -145,7 +145,7 @@ def test_version(call: Call) -> None:
     assert call("--version")[:2] == (0, f"hitvideo {version('hitvideo')}\n")
 
 
-WRONG = [(), ("nonsense",), ("data",), ("inspect",), ("generate", "--run", "x"), ("data", "pack", "x")]
+WRONG = [(), ("nonsense",), ("data",), ("inspect",), ("generate", "--guidance"), ("data", "pack", "x")]
 
 
 def test_overrides_may_stand_behind_options(call: Call) -> None:
@@ -164,6 +164,12 @@ def test_wrong_words(call: Call, words: tuple[str, ...]) -> None:
     code, _, err = call(*words)
     assert code == 2
     assert "usage: hitvideo" in err
+
+
+def test_nothing_to_generate(call: Call) -> None:
+    code, _, err = call("generate", "--run", "x")
+    assert code == 2
+    assert all(option in err for option in ("--prompt", "--refine", "--same"))
 
 
 def test_data_pack(call: Call, tmp_path: Path) -> None:
