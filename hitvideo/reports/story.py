@@ -55,7 +55,7 @@ def told(found: dict[str, Any], kind: str) -> str:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """Times as the clock shows them, sizes in GiB; what is no number and no text is left out."""
+    """Times as the clock shows them, sizes in GiB; only numbers and texts are shown."""
     found: dict[str, Any] = {}
     for key, value in row.items():
         if key in ("time", "ended") and isinstance(value, int | float):

@@ -122,7 +122,7 @@ class Store:
         self._client.delete_run(run_id)
 
     def tags_of_people(self, run_id: str) -> dict[str, str]:
-        """Tags that somebody set in MLflow: its description and what else is no tag of ours."""
+        """Tags that somebody set in MLflow by hand: its description, and all that this project does not set."""
         tags: dict[str, str] = self._client.get_run(run_id).data.tags
         return {key: value for key, value in tags.items() if key == "mlflow.note.content" or not _OURS.match(key)}
 

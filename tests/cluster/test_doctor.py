@@ -88,8 +88,8 @@ def test_an_unreachable_server(tmp_path: Path) -> None:
 
 
 def test_an_issue_holds_no_names_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = {"HOME": "/home/ada", "USER": "ada", "HF_TOKEN": "hf_abcdefgh"}
-    text = scrubbed("ada at /home/ada/runs, /home/bob/x, hf_abcdefgh, http://ada:pw@host/", environment)
+    environment = {"HOME": "/Users/ada", "USER": "ada", "HF_TOKEN": "hf_abcdefgh"}
+    text = scrubbed("ada at /Users/ada/runs, /scratch/bob/x, hf_abcdefgh, http://ada:pw@host/", environment)
     assert not [word for word in ("ada", "bob", "hf_abcdefgh", "pw") if word in text]
     monkeypatch.setenv("WANDB_API_KEY", "secret-value")
     block = as_issue({}, [Finding("x", "fail", f"secret-value on {socket.gethostname()}", "y")])

@@ -15,6 +15,7 @@ from hitvideo import config
 from hitvideo.commands.evaluation import evaluate_reconstruction
 from hitvideo.data.clips import ClipSource
 from hitvideo.data.pack import write_moving_shapes
+from hitvideo.data.remote import Shard
 from hitvideo.data.video_shards import VideoSample, list_shards, write_shards
 from hitvideo.errors import ConfigError
 from hitvideo.evaluation.reconstruction import (
@@ -174,12 +175,16 @@ def test_fewer_than_one_clip_is_refused(tmp_path: Path, clips: int) -> None:
         evaluate_reconstruction(words(tmp_path / "run", tmp_path / "s", clips=clips))
 
 
-def test_it_is_known_which_measured_clips_were_trained_on(tmp_path: Path) -> None:
-    clip = tiny_hierarchy()[1]
+def run_on_a(tmp_path: Path) -> tuple[VideoTokenizerRun, list[Shard], list[Shard]]:
+    """A run trained on 8 of the 12 clips in a/, its shards, and those of b/."""
     for folder in ("a", "b"):
-        write_moving_shapes(tmp_path / folder, 12, seed=0, clip=clip, objects="1", per_shard=6)
+        write_moving_shapes(tmp_path / folder, 12, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=6)
     settings = RunDirectory(trained_run(tmp_path / "run", tmp_path / "a", 4)).settings_as(VideoTokenizerRun)
-    own, other = (list_shards(str(tmp_path / folder)) for folder in ("a", "b"))
+    return settings, list_shards(str(tmp_path / "a")), list_shards(str(tmp_path / "b"))
+
+
+def test_it_is_known_which_measured_clips_were_trained_on(tmp_path: Path) -> None:
+    settings, own, other = run_on_a(tmp_path)
     assert training_clips(range(12), own, 12, settings) == 8
     assert training_clips(range(6, 12), own, 12, settings) == 2
     assert training_clips(range(8, 12), own, 12, settings) == 0
@@ -190,11 +195,7 @@ def test_it_is_known_which_measured_clips_were_trained_on(tmp_path: Path) -> Non
 
 
 def test_held_out_clips_are_measured_and_clips_of_training_refused(tmp_path: Path) -> None:
-    clip = tiny_hierarchy()[1]
-    for folder in ("a", "b"):
-        write_moving_shapes(tmp_path / folder, 12, seed=0, clip=clip, objects="1", per_shard=6)
-    settings = RunDirectory(trained_run(tmp_path / "run", tmp_path / "a", 4)).settings_as(VideoTokenizerRun)
-    own, other = (list_shards(str(tmp_path / folder)) for folder in ("a", "b"))
+    settings, own, other = run_on_a(tmp_path)
     assert choose_clips(None, False, own, 12, settings) == (range(8, 12), 0)
     assert choose_clips(2, False, own, 12, settings) == (range(10, 12), 0)
     assert choose_clips(6, True, own, 12, settings) == (range(6, 12), 2)
