@@ -2,9 +2,8 @@
 
     python -m experiments.drawn --run RUN --num 256 --guidance 3 --temperature 0.4
 
-Prints JSON: the counts of what is right; the spread of the places where things begin (0 if all begin at one place); how far
-moving things travel; and how saturated their colours are, which too much guidance raises. The same figures of the
-same scenes, rendered, are in `rendered`.
+Prints JSON: the counts of what is right, and how the videos look (hitvideo/moving_shapes/variety.py), with the travel of
+moving things only. The same figures of the same scenes, rendered, are in `rendered`.
 """
 
 from __future__ import annotations
@@ -14,59 +13,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from hitvideo.moving_shapes import probe, scoring
 from hitvideo.moving_shapes.scenes import Frames, Scene, caption, render, scenes
+from hitvideo.moving_shapes.variety import variety
 
 BATCH = 32
-FAR = 48.0
-"""Distance from the background colour, in grey values summed over channels, above which a pixel belongs to a thing."""
-
-
-def away(video: Frames) -> np.ndarray:
-    """How far each pixel is from the background, 0 up to FAR: (T, H, W)."""
-    frames = video.astype(float)
-    border = np.concatenate([frames[:, [0, -1]].reshape(-1, 3), frames[:, :, [0, -1]].reshape(-1, 3)])
-    distance = np.abs(frames - np.median(border, axis=0)).sum(-1)
-    found: np.ndarray = np.where(distance > FAR, distance, 0.0)
-    return found
-
-
-def saturation(video: Frames) -> float | None:
-    """Mean chroma, largest minus smallest channel from 0 to 1, of the pixels of things; None if there are none."""
-    chroma = (video.max(-1).astype(float) - video.min(-1))[away(video) > 0] / 255
-    return float(chroma.mean()) if chroma.size else None
-
-
-def centres(video: Frames) -> np.ndarray | None:
-    """Centre of what differs from the background in the first and the last frame, as shares of the frame: (2, 2) of x, y."""
-    masks = away(video)[[0, -1]]
-    weight = masks.sum((1, 2))
-    if (weight == 0).any():
-        return None
-    _, height, width = masks.shape
-    x = masks.sum(1) @ (np.arange(width) + 0.5) / weight / width
-    y = masks.sum(2) @ (np.arange(height) + 0.5) / weight / height
-    found: np.ndarray = np.stack([x, y], axis=1)
-    return found
 
 
 def measure(truth: Sequence[Scene], videos: Sequence[Frames]) -> dict[str, Any]:
     """The figures of videos for their scenes."""
     counts = scoring.counts(truth, [probe.read(video) for video in videos])
-    found = [centres(video) for video in videos]
-    moving = [scene.things[0].motion != "still" for scene in truth]
-    travelled = [float(np.abs(c[1] - c[0]).max()) for c, moves in zip(found, moving, strict=True) if c is not None and moves]
-    starts = np.array([c[0] for c in found if c is not None])
-    chroma = [value for video in videos if (value := saturation(video)) is not None]
-    return {
-        "counts": {name: list(pair) for name, pair in counts.items()},
-        "start_spread": round(float(starts.std(axis=0).mean()), 4) if len(starts) else 0.0,
-        "travel": round(float(np.mean(travelled)), 4) if travelled else 0.0,
-        "saturation": round(float(np.mean(chroma)), 4) if chroma else 0.0,
-        "blank": sum(c is None for c in found),
-    }
+    moving = [video for scene, video in zip(truth, videos, strict=True) if scene.things[0].motion != "still"]
+    looks = {**variety(videos), "travel": variety(moving)["travel"]}
+    right = {name: list(pair) for name, pair in counts.items()}
+    return {"counts": right, **{name: value or 0.0 for name, value in looks.items()}}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,8 +17,8 @@ from hitvideo.generation.sampling import Plan
 WINDOW = 16
 CPU_ROWS = 2
 """`auto` takes jacobi on a CPU for one guided video, where it was measured to pay: with random weights of 1.6 M parameters
-one core took 0.58 s with window 16, 0.81 s with 64 and 1.05 s sequentially; for 16 videos 3.7, 9.6 and 2.3 s. On a GPU it is
-not measured yet.
+one core took 0.58 s with window 16, 0.81 s with 64 and 1.05 s sequentially; for 16 videos 3.7, 9.6 and 2.3 s. With
+sharper random heads it lost for one video, too (1.9, 2.9 and 1.5 s). With trained weights and on a GPU it is not measured.
 """
 
 
