@@ -110,6 +110,8 @@ class Engine:
         if self._clips:
             self._clip_apart()
         self._engine.step()
+        if self.zero_stage == 3:  # DeepSpeed overwrites only what gets a gradient: a part at rest would keep its last one, or NaN
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         if not math.isfinite(self.grad_norm):
             return False
         for average, master in self._averaged(lambda part: part not in self._frozen):
