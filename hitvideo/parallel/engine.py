@@ -110,7 +110,7 @@ class Engine:
         if self._clips:
             self._clip_apart()
         self._engine.step()
-        if self.zero_stage == 3:  # DeepSpeed overwrites only what gets a gradient: a part at rest would keep its last one, or NaN
+        if self.zero_stage == 3:  # DeepSpeed overwrites only what gets a gradient; a part at rest would keep its last, or NaN
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         if not math.isfinite(self.grad_norm):
             return False
