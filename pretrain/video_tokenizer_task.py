@@ -91,7 +91,7 @@ class VideoTokenizerTask(Task):
         mine = [prefix[places].to(device) for places in self.training.places]
         self.objective.lecam.close_step()
         self._prefixes, self._shares, self._tables = iter(mine), level_shares(prefix, levels), None
-        entropy = np.any(loss.entropy) and self.settings.video_tokenizer.quantizer == "lfq"
+        entropy = np.any(loss.entropy) and "lfq" in self.settings.video_tokenizer.quantizers(levels)
         if len(batches) > 1 and entropy and here.phase.quantized and here.phase.train == "all":
             with torch.no_grad():
                 parts = zip(batches, mine, strict=True)

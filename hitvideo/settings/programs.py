@@ -74,6 +74,7 @@ class VideoTokenizerRun(BaseRun):
         entropy, dropouts = self.loss.entropy, {f"phase '{phase.name}'": phase.level_dropout for phase in self.phases}
         if isinstance(entropy, tuple) and len(entropy) != levels:
             raise ConfigError(f"loss.entropy has {len(entropy)} weights, the hierarchy has {levels} levels; give as many")
+        self.video_tokenizer.quantizers(levels)
         for where, shares in {"loss": self.loss.level_dropout, **dropouts}.items():
             if isinstance(shares, tuple) and (len(shares) >= levels or sum(shares) > 1):
                 raise ConfigError(

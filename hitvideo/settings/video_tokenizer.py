@@ -7,19 +7,22 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from hitvideo.config import Count, Depth, Fraction, Positive, Section, Size
+from hitvideo.errors import ConfigError
 from hitvideo.settings.paths import Expanded
 
 Weight: TypeAlias = Annotated[float, Field(ge=0)]
 Weights: TypeAlias = Weight | Annotated[tuple[Weight, ...], Field(min_length=1)]
 Shares: TypeAlias = Fraction | Annotated[tuple[Fraction, ...], Field(min_length=1)]
 LevelPath = Literal["cells", "block", "mean"]
+QuantizerKind = Literal["lfq", "fsq"]
 
 
 class VideoTokenizerSection(Section):
     """The 3D causal VAE and its quantiser."""
 
-    quantizer: Literal["lfq", "fsq"] = "lfq"
-    """How latents become bits. lfq: lookup-free quantisation; fsq: finite scalar quantisation."""
+    quantizer: QuantizerKind | Annotated[tuple[QuantizerKind, ...], Field(min_length=1)] = "lfq"
+    """How latents become bits. lfq: lookup-free quantisation, which can be made to use all codes; fsq: finite scalar
+    quantisation, whose codes can say "nothing to add". A list gives each level its own, coarsest first."""
     level_path: LevelPath = "cells"
     """How a coarse level reads and writes the finest cells under one of its own. cells: all of them by one linear map each
     way, so that a code can say how the cell changes; block: with a small network beside the map; mean: their mean, repeated,
@@ -32,6 +35,13 @@ class VideoTokenizerSection(Section):
     """Residual blocks per width."""
     latent_channels: Size = 16
     """Channels of the latents that are quantised."""
+
+    def quantizers(self, levels: int) -> tuple[QuantizerKind, ...]:
+        """Each level's quantiser, coarsest first. Raises ConfigError if a list does not give one for each."""
+        kinds = (self.quantizer,) * levels if isinstance(self.quantizer, str) else self.quantizer
+        if len(kinds) != levels:
+            raise ConfigError(f"video_tokenizer.quantizer names {len(kinds)}, the hierarchy has {levels} levels; name as many")
+        return kinds
 
 
 class PerceptualSection(Section):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from hitvideo.hierarchy import Grid, Hierarchy
 from hitvideo.ops.precision import full_precision
-from hitvideo.settings.video_tokenizer import LevelPath
+from hitvideo.settings.video_tokenizer import LevelPath, QuantizerKind
 from hitvideo.video_tokenizer.conv import Triple, depth_to_space, keep_variance, rms_normalise, space_to_depth
 from hitvideo.video_tokenizer.fsq import FSQ
 from hitvideo.video_tokenizer.lfq import LFQ
@@ -41,7 +41,7 @@ REFINEMENT_WIDTH = 256
 ENCODER_SHARE = 0.25  # VQ-VAE's beta: the latents move toward the codes this much slower than the codes toward them
 
 
-def make_quantizer(kind: Literal["lfq", "fsq"], num_bits: int) -> Quantizer:
+def make_quantizer(kind: QuantizerKind, num_bits: int) -> Quantizer:
     """The quantiser of one level, with the video tokenizer's settings."""
     return FSQ(num_bits) if kind == "fsq" else LFQ(num_bits, INV_TEMPERATURE)
 
@@ -145,12 +145,13 @@ class HierarchicalQuantizer(nn.Module):
     """(B, latent_channels, t, h, w) latents on the finest grid ⇄ codes of all levels. Runs in fp32."""
 
     def __init__(
-        self, hierarchy: Hierarchy, kind: Literal["lfq", "fsq"], latent_channels: int, path: LevelPath = "cells"
+        self, hierarchy: Hierarchy, kinds: Sequence[QuantizerKind], latent_channels: int, path: LevelPath = "cells"
     ) -> None:
+        """`kinds`: each level's quantiser."""
         super().__init__()
         self.latent_channels = latent_channels
         self.levels = nn.ModuleList()
-        for level in hierarchy.levels:
+        for level, kind in zip(hierarchy.levels, kinds, strict=True):
             factor = cast(Triple, tuple(c // f for c, f in zip(level.down, hierarchy.finest.down, strict=True)))
             self.levels.append(LevelQuantizer(make_quantizer(kind, level.num_bits), latent_channels, factor, path))
 

@@ -52,7 +52,7 @@ class VideoTokenizer(nn.Module):
         self.hierarchy = hierarchy
         self.encoder = Encoder(section, hierarchy.finest.down, recompute)
         self.quantizer = HierarchicalQuantizer(
-            hierarchy, section.quantizer, section.latent_channels, section.level_path
+            hierarchy, section.quantizers(len(hierarchy.levels)), section.latent_channels, section.level_path
         )
         self.decoder = Decoder(section, hierarchy.finest.down, recompute)
 

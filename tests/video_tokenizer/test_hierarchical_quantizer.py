@@ -5,12 +5,15 @@ import torch
 from torch import Tensor
 
 from hitvideo.hierarchy import Grid, Hierarchy, Level
-from hitvideo.settings.video_tokenizer import LevelPath
+from hitvideo.settings.video_tokenizer import LevelPath, QuantizerKind
 from hitvideo.video_tokenizer.hierarchical_quantizer import HierarchicalQuantized, HierarchicalQuantizer
 from hitvideo.video_tokenizer.quantizer import table_entropy
 
 HIERARCHY = Hierarchy(levels=tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)]))
 CHANNELS = 6
+LFQ: list[QuantizerKind] = ["lfq"] * 4
+FSQ: list[QuantizerKind] = ["fsq"] * 4
+MIXED: list[QuantizerKind] = ["lfq", "lfq", "fsq", "fsq"]
 FINEST = Grid(4, 8, 8)  # two coarsest cells in time
 
 
@@ -24,10 +27,10 @@ def entropies(quantized: HierarchicalQuantized) -> list[float]:
     return [(each_cell - table_entropy(tables)).item() for each_cell, tables in pairs]
 
 
-@pytest.fixture(params=[("lfq", "cells"), ("fsq", "cells"), ("lfq", "block"), ("fsq", "mean")], ids=" ".join)
+@pytest.fixture(params=[(LFQ, "cells"), (FSQ, "cells"), (MIXED, "block"), (FSQ, "mean")], ids=str)
 def quantizer(request: pytest.FixtureRequest) -> HierarchicalQuantizer:
     torch.manual_seed(0)
-    made = HierarchicalQuantizer(HIERARCHY, *request.param[:1], CHANNELS, request.param[1])
+    made = HierarchicalQuantizer(HIERARCHY, request.param[0], CHANNELS, request.param[1])
     for name, parameter in made.named_parameters():  # a refinement starts at zero
         torch.nn.init.normal_(parameter, std=0.1) if "refine" in name else None
     return made
@@ -37,7 +40,7 @@ def quantizer(request: pytest.FixtureRequest) -> HierarchicalQuantizer:
 def test_what_a_coarse_code_says_of_its_frames(path: LevelPath, moves: bool) -> None:
     """Level 0's cell covers two finest frames. Only a mean over them says the same for both, and sees no change."""
     torch.manual_seed(0)
-    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS, path)
+    quantizer = HierarchicalQuantizer(HIERARCHY, LFQ, CHANNELS, path)
     codes = quantizer.encode(latents_of(), 1)
     first, second = quantizer.decode(codes, FINEST)[:, :, :2].unbind(2)
     assert torch.equal(first, second) != moves
@@ -74,7 +77,7 @@ def test_clips_of_a_batch_keep_their_own_prefix(quantizer: HierarchicalQuantizer
 def test_prefix_zero_passes_unquantised() -> None:
     """The clip's latents pass unchanged, and its levels learn as if it kept them all."""
     torch.manual_seed(0)
-    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    quantizer = HierarchicalQuantizer(HIERARCHY, LFQ, CHANNELS)
     latents = latents_of()
     passed, kept = quantizer(latents, torch.tensor([0, 4, 0, 2])), quantizer(latents, torch.tensor([4, 4, 4, 2]))
     assert torch.equal(passed.latents[::2], latents[::2])
@@ -85,7 +88,7 @@ def test_prefix_zero_passes_unquantised() -> None:
 
 def test_residual_is_what_the_levels_leave_over() -> None:
     torch.manual_seed(0)
-    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    quantizer = HierarchicalQuantizer(HIERARCHY, LFQ, CHANNELS)
     latents = latents_of().requires_grad_()
     quantized = quantizer(latents)
     left_over = (latents - quantized.latents).square().mean()
@@ -100,7 +103,7 @@ def test_residual_is_what_the_levels_leave_over() -> None:
 
 def test_losses_of_dropped_levels_do_not_count() -> None:
     torch.manual_seed(0)
-    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    quantizer = HierarchicalQuantizer(HIERARCHY, LFQ, CHANNELS)
     latents = latents_of()
     mixed = quantizer(latents, torch.tensor([1, 4, 1, 4]))
     kept = quantizer(latents[1::2], None)
@@ -127,7 +130,7 @@ def test_a_code_sees_no_frame_after_the_coarsest_cell_around_it(quantizer: Hiera
 def test_every_level_is_straight_through_to_the_latents() -> None:
     """Every level contributes to the gradient of the sum; none is cancelled through the residual."""
     torch.manual_seed(0)
-    quantizer = HierarchicalQuantizer(HIERARCHY, "lfq", CHANNELS)
+    quantizer = HierarchicalQuantizer(HIERARCHY, LFQ, CHANNELS)
     latents = latents_of().requires_grad_()
     quantizer(latents).latents.square().sum().backward()
     assert latents.grad is not None

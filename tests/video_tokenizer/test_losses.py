@@ -71,8 +71,8 @@ def test_shares_of_the_levels() -> None:
     assert level_shares(torch.tensor([0, 1, 2, 4]), 4) == (1.0, 0.75, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("quantizer", ["lfq", "fsq"])
-def test_parts_of_a_batch_have_the_losses_and_gradients_of_the_whole(quantizer: str) -> None:
+@pytest.mark.parametrize("quantizer", ["lfq", "fsq", ("lfq", "lfq", "fsq", "fsq")])
+def test_parts_of_a_batch_have_the_losses_and_gradients_of_the_whole(quantizer: str | tuple[str, ...]) -> None:
     """Batches of 1, 2 and 4 clips: each part gets the whole's code distributions and shares; the parts' mean is the whole."""
     torch.manual_seed(0)
     model = VideoTokenizer(SMALL.model_copy(update={"quantizer": quantizer}), HIERARCHY).train()

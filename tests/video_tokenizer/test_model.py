@@ -65,9 +65,9 @@ def test_any_number_of_frames(video_tokenizer: VideoTokenizer, frames: int) -> N
         assert torch.equal(video_tokenizer(video).video.clamp(-1, 1), decoded)
 
 
-@pytest.mark.parametrize("quantizer", ["lfq", "fsq"])
+@pytest.mark.parametrize("quantizer", ["lfq", "fsq", ("lfq", "lfq", "fsq", "fsq")])
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
-def test_every_prefix_decodes_as_in_training(quantizer: str, levels: int) -> None:
+def test_every_prefix_decodes_as_in_training(quantizer: str | tuple[str, ...], levels: int) -> None:
     video_tokenizer = make(SMALL.model_copy(update={"quantizer": quantizer}))
     video = video_of(8)
     codes = video_tokenizer.encode(video)
