@@ -18,6 +18,12 @@ def export(words: argparse.Namespace) -> None:
     from hitvideo.runs.directory import RunDirectory
 
     out = words.out
+    if words.names == "run":
+        from hitvideo.generation.bundle import write_bundle
+
+        size = write_bundle(words.run, out, DTYPES[words.dtype])
+        print(f"{out}: {size / 1e6:.1f} MB; hitvideo generate --run {out}")
+        return
     if words.names == "llama":
         out = llama_file(out)
     check_output(out, ".safetensors")

@@ -179,7 +179,7 @@ def load_generator(path: Path | str, device: torch.device, video_tokenizer: Path
     """
     directory = RunDirectory.open(path)
     settings = directory.settings_as(PretrainRun)
-    weights = _find_video_tokenizer(directory, settings, video_tokenizer)
+    weights = find_video_tokenizer(directory, settings, video_tokenizer)
     loaded, _ = load_video_tokenizer(weights, device)
     if _levels(loaded.hierarchy) != _levels(settings.hierarchy):
         raise ConfigError(f"{weights} has another hierarchy than {directory.config}; give the run's own with --video-tokenizer")
@@ -190,7 +190,7 @@ def load_generator(path: Path | str, device: torch.device, video_tokenizer: Path
     return Generator(model, text, loaded, settings.clip, made_by)  # a bucket's, not the video tokenizer's
 
 
-def _find_video_tokenizer(directory: RunDirectory, settings: PretrainRun, given: Path | None) -> Path:
+def find_video_tokenizer(directory: RunDirectory, settings: PretrainRun, given: Path | None) -> Path:
     """The weights with the fingerprint of the run's tokens."""
     known = directory.video_tokenizer() or _from_manifest(directory, settings)
     if given:

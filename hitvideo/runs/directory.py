@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from hitvideo.settings.programs import PretrainRun, RunT, TokenizeRun, VideoTokenizerRun
 
 
+SHOWCASE = Path(__file__).parents[1] / "showcase"
+
+
 class VideoTokenizerRecord(NamedTuple):
     """The content of video_tokenizer.json."""
 
@@ -79,8 +82,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """An existing run. Raises ConfigError if the directory has no config.yaml."""
+        """An existing run; `showcase`, where no run has that name, is the one that comes with the package.
+
+        Raises ConfigError if the directory has no config.yaml.
+        """
         directory = cls(path)
+        if str(path) == SHOWCASE.name and not directory.config.is_file():
+            directory = cls(SHOWCASE)
         if not directory.config.is_file():
             raise ConfigError(f"{path}: not a run directory: it has no config.yaml; give runs/NAME")
         return directory

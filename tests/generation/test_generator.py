@@ -15,7 +15,9 @@ from hitvideo.data.blend import Blend, open_tokens
 from hitvideo.data.manifest import write_manifest
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError
+from hitvideo.generation.bundle import write_bundle
 from hitvideo.generation.generator import load_generator
+from hitvideo.generation.sampling import Sampling
 from hitvideo.llm.model import LanguageModel
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
@@ -166,3 +168,34 @@ def test_damage_is_named(project: Path) -> None:
         run.video_tokenizer_file.write_text(content)
         with pytest.raises(ConfigError, match=r"video_tokenizer\.json: damaged"):
             load_generator(run.path, CPU)
+
+
+def test_a_bundle_draws_what_its_run_draws(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the run, in another folder; no path of the machine that trained it goes along."""
+    drawn = load_generator(project / "runs/r", CPU).codes(["a red circle"], Sampling())
+    size = write_bundle(project / "runs/r", tmp_path / "out/bundle")
+    assert size == sum(file.stat().st_size for file in (tmp_path / "out/bundle").rglob("*") if file.is_file())
+    with pytest.raises(ConfigError, match="bundle exists"):
+        write_bundle(project / "runs/r", tmp_path / "out/bundle")
+    shutil.rmtree(project)
+    for file in ("config.yaml", "README.md", "video_tokenizer.json"):
+        assert str(tmp_path) not in (tmp_path / "out/bundle" / file).read_text()
+    found = load_generator(tmp_path / "out/bundle", CPU).codes(["a red circle"], Sampling())
+    assert all((one == other).all() for one, other in zip(drawn, found, strict=True))
+    monkeypatch.setattr("hitvideo.runs.directory.SHOWCASE", (tmp_path / "out/bundle").rename(tmp_path / "showcase"))
+    assert load_generator("showcase", CPU).text.model
+    (tmp_path / "elsewhere/showcase").mkdir()
+    (tmp_path / "elsewhere/showcase/config.yaml").write_text("{}")
+    with pytest.raises(ConfigError):
+        load_generator("showcase", CPU)  # a run of that name comes first
+
+
+def test_a_bundle_in_bf16_and_one_that_fails(project: Path, tmp_path: Path) -> None:
+    write_bundle(project / "runs/r", tmp_path / "small", torch.bfloat16)
+    kinds = {tensor.dtype for tensor in load_file(tmp_path / "small/weights/model.safetensors").values()}
+    assert kinds == {torch.bfloat16}
+    assert load_generator(tmp_path / "small", CPU).model.level.weight.dtype == torch.float32
+    (project / "runs/r/text_tokenizer.model").unlink()
+    with pytest.raises(ConfigError, match="text_tokenizer"):
+        write_bundle(project / "runs/r", tmp_path / "broken")
+    assert not [path for path in tmp_path.iterdir() if "broken" in path.name]
