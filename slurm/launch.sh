@@ -11,6 +11,7 @@ launch() {
   run=$(attempt begin "$@") || exit $?
   [ -e "$run/DONE" ] && { echo "$run is done"; exit 0; }
   export HITVIDEO_FAULTS=$run/attempts/$HITVIDEO_ATTEMPT
+  export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$HITVIDEO_FAULTS/collectives-}   # PyTorch adds the rank
   logs=$LOGS/${run##*/}-$SLURM_JOB_ID-r$RESTARTS
   scontrol update JobId="$SLURM_JOB_ID" JobName="${run##*/}"   # squeue shows which run it is
   # Only this shell gets the signal. The ranks see the file, agree at a step boundary, save, and exit with 75.

@@ -51,6 +51,7 @@ class Vocab:
             self.ranges.append(row)
         self.size = offset
         self.width = max(len(row) for row in self.ranges)
+        self._on_device: dict[Any, Any] = {}
 
     def num_bits(self, level: int) -> int:
         """Bits of a level's index."""
@@ -69,7 +70,14 @@ class Vocab:
 
     def _offsets(self, level: int, like: Any) -> Any:
         offsets = [id_range.offset for id_range in self.ranges[level]]
-        return like.new_tensor(offsets) if hasattr(like, "new_tensor") else like.dtype.type(offsets)
+        if not hasattr(like, "new_tensor"):
+            return like.dtype.type(offsets)
+        if like.device.type != "cuda":
+            return like.new_tensor(offsets)
+        key = level, like.dtype, like.device  # a copy to a GPU waits for all that it has to do, so there is one
+        if key not in self._on_device:
+            self._on_device[key] = like.new_tensor(offsets)
+        return self._on_device[key]
 
     def to_ids(self, level: int, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Indices of a level (…,) → ids (…, width), most significant sub-code first.

@@ -194,3 +194,43 @@ def test_a_broken_node_is_excluded_and_named(
     assert done["NodeList"] != "n1"
     assert (spared["Restarts"], spared["NodeList"]) == ("0", "n[1-2]")
     assert f"attempt {job}.0: n1 is unfit: shared memory: " in (LOGS / f"pretrain-7b-{job}.out").read_text()
+
+
+RAISES_ONCE = """
+import os
+if os.environ.get("RANK") == "1":
+    from pathlib import Path
+    from pretrain.language_model_task import LanguageModelTask
+    set_lr = LanguageModelTask.set_lr
+    def raises(task, step):
+        if step == 3 and not (task.directory.path / "raised").exists():
+            (task.directory.path / "raised").touch()
+            raise ZeroDivisionError("made by a test")
+        return set_lr(task, step)
+    LanguageModelTask.set_lr = raises
+"""
+
+
+def test_a_rank_that_raises_while_others_wait(
+    cluster: Cluster, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank waits in the step's collective. The job's own log has the right rank and its traceback in seconds."""
+    (tmp_path / "sitecustomize.py").write_text(RAISES_ONCE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    words = [*SMALL, f"data.manifest={manifest}", f"run.root={tmp_path}", "run.name=raises", "train.micro_batch=4",
+             "train.steps=6", "checkpoint.every=3", "tracking.enabled=false"]  # fmt: skip
+    run = tmp_path / "raises"
+    with logs_on_failure(LOGS):
+        size = ["--nodes=2", "--gpus-per-node=1", "--cpus-per-task=2", "--time=30"]
+        job = cluster.submit(*size, "slurm/pretrain_7b.sh", *words, cwd=ROOT)
+        fault = run / "attempts" / f"{job}.0" / "fault-00001.json"
+        until(fault.is_file, "the rank that raised has written why")
+        until(lambda: restarts(cluster, job) == 1, "requeued")
+        took = time.time() - fault.stat().st_mtime
+        assert took < 15, f"the others waited {took:.0f} s"
+        cluster.wait(job, "COMPLETED")
+    said = (LOGS / f"pretrain-7b-{job}.out").read_text()
+    assert "the first fault of all ranks: rank 1" in said
+    assert "ZeroDivisionError: made by a test" in said
+    assert "sitecustomize.py" in said, "the traceback's own lines"
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == list(range(1, 7))
