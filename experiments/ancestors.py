@@ -10,15 +10,16 @@ from __future__ import annotations
 from experiments import language_models
 from experiments.lab import Lab, Rounds
 
-COSTS = "1 video tokenizer of 1,100 steps; for each seed 6 language models of 750 steps, 256 videos each"
+COSTS = "1 video tokenizer of 1,400 steps; for each seed 6 language models of 1,100 steps, 256 videos each"
 TABLES = ("ancestors",)
+PLAIN = "llm.ancestors=false"
 VARIANTS = {
-    "plain": ("plain", ()),
-    "ancestors": ("ancestors", ("llm.ancestors=true",)),
-    "corrupt": ("mistakes in 10 %", ("train.corrupt=0.1",)),
-    "both": ("ancestors and mistakes", ("llm.ancestors=true", "train.corrupt=0.1")),
-    "average": ("average of weights", ("train.ema=0.99",)),
-    "tokens": ("every token equal", ("train.level_balance=0",)),
+    "plain": ("plain", (PLAIN,)),
+    "ancestors": ("ancestors (the demo)", ()),
+    "corrupt": ("mistakes in 10 %", (PLAIN, "train.corrupt=0.1")),
+    "both": ("ancestors and mistakes", ("train.corrupt=0.1",)),
+    "average": ("average of weights", (PLAIN, "train.ema=0.99")),
+    "tokens": ("every token equal", (PLAIN, "train.level_balance=0")),
 }
 
 

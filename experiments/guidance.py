@@ -10,7 +10,7 @@ from experiments.lab import Lab, Rounds
 from experiments.language_models import pooled, shares_text
 from experiments.tables import mean_text, table
 
-COSTS = "1 video tokenizer of 1,100 steps; for each seed a language model of 750 steps and 24 × 256 videos"
+COSTS = "1 video tokenizer of 1,400 steps; for each seed a language model of 1,100 steps and 24 × 256 videos"
 TABLES = ("guidance",)
 GUIDANCE = (1, 2.5, 5, 7.5, 10)
 TEMPERATURES = (0.4, 0.7, 1)

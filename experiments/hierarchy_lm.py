@@ -16,7 +16,7 @@ from experiments.language_models import SHARDS, VALIDATE
 from experiments.tables import table
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 
-COSTS = "2 video tokenizers of 1,100 steps; for each seed 2 language models of 750 and about 1,060 steps, 256 videos each"
+COSTS = "2 video tokenizers of 1,400 steps; for each seed 2 language models of 1,100 and about 1,560 steps, 256 videos each"
 TABLES = ("hierarchy-lm",)
 LEVELS = {
     "hierarchy": [level((8, 16, 16), 8), level((8, 8, 8), 8), level((4, 8, 8), 7), level((4, 4, 4), 9)],

@@ -63,10 +63,14 @@ def level(down: Sequence[int], num_bits: int) -> dict[str, Any]:
 
 
 def loss_words(levels: int) -> list[str]:
-    """The demo's weights by level for another number of levels: coarse levels must use their codes and be decoded alone."""
-    entropy = [0.3, 0.1][: levels - 1]
-    dropout = [0.3, 0.15, 0.05][: levels - 1]
-    return [f"loss.entropy={entropy + [0.03] * (levels - len(entropy))}", f"loss.level_dropout={dropout or 0}"]
+    """The demo's quantisers and weights for another number of levels: the coarse half uses its codes, all decode alone."""
+    coarse = levels // 2
+    entropy = [0.3, 0.05][:coarse] + [0.05] * (coarse - 2)
+    return [
+        f"video_tokenizer.quantizer={json.dumps(['lfq'] * coarse + ['fsq'] * (levels - coarse))}",
+        f"loss.entropy={entropy + [0] * (levels - coarse)}",
+        f"loss.level_dropout={[0.2, 0.1, 0.05][: levels - 1] or 0}",
+    ]
 
 
 def levels_word(levels: Sequence[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments import language_models
 from experiments.lab import Lab, Rounds
 
-COSTS = "1 video tokenizer of 1,100 steps; for each seed 3 language models of 750 steps, 256 videos each"
+COSTS = "1 video tokenizer of 1,400 steps; for each seed 3 language models of 1,100 steps, 256 videos each"
 TABLES = ("rope",)
 VARIANTS = {"3d": "3D, aligned", "3d-unaligned": "3D, each level in its own grid", "1d": "1D, the slot's number"}
 
