@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests fork ranks, which cannot use CUDA; those marked `gpu` start processes of their own.
 ON_CPU := CUDA_VISIBLE_DEVICES=
 
-.PHONY: venv demo slurm test test-fast test-gpu lint bench experiment-levels clean
+.PHONY: venv demo slurm test test-fast test-gpu lint reference wheel bench showcase experiment-levels clean
 
 venv: $(READY)
 
@@ -46,12 +46,21 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The pages of docs/reference/ are made from the code; a test finds those that are out of date.
+reference: $(READY)
+	$(BIN)/python -m hitvideo.commands.reference docs/reference
+
+# A wheel in dist/, which holds yaml_configs/ and the commit.
+wheel: $(READY)
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
 bench: $(READY)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python -m $$(echo $${bench%.py} | tr / .) || exit 1; done
 
 # The whole path, with the commands a user types. A second call continues where the first stopped; `rm -r demo` starts over.
 demo: $(READY)
-	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 4000 --seed 1 --objects 1
+	test -f $(DEMO)/shards/packed.json || $(BIN)/hitvideo data moving-shapes $(DEMO)/shards --num 8000 --seed 1 --objects 1
 	$(BIN)/torchrun --nproc-per-node 2 -m pretrain.video_tokenizer yaml_configs/pretrain_tokenizer/tiny.yaml run.root=$(DEMO)/runs \
 	    data.video_shards=$(DEMO)/shards $(OVER)
 	for task in 0 1; do OMP_NUM_THREADS=1 $(BIN)/python -m tokenize_shards yaml_configs/tokenize_shards/tiny.yaml \
@@ -64,6 +73,12 @@ demo: $(READY)
 	$(BIN)/hitvideo evaluate meaning --run $(DEMO)/runs/tiny-tokenizer
 	$(BIN)/hitvideo evaluate captions --run $(DEMO)/runs/tiny-llm
 	$(BIN)/hitvideo report $(DEMO)/runs/tiny-tokenizer $(DEMO)/runs/tiny-llm
+
+# The demo's model as it ships with the package (`hitvideo generate --run showcase`), and README's picture of what it draws.
+showcase: demo
+	rm -rf hitvideo/showcase
+	$(BIN)/hitvideo export $(DEMO)/runs/tiny-llm hitvideo/showcase --names run --dtype bf16
+	$(BIN)/python -m experiments.animation showcase docs/demo.gif
 
 # Video tokenizer experiments on moving shapes and on your own captioned clips (a folder, or a TSV with columns file and caption);
 # writes the tables of experiments/RESULTS.md. make experiment-levels [CLIPS=SRC] takes hours on two cores and continues if it is
