@@ -135,16 +135,20 @@ class _Batch:
             listener.level(level)
         start, stop = self.layout.starts[level : level + 2]
         noise = level_noise(self.layout, level, self.seeds, self.device)
-        width = plans.window(self.sampling.plan, len(self.rows), self.device.type)
+        exact = self.device.type == "cpu" and self.model.level.weight.dtype == torch.float32
+        pace = plans.Pace(self.sampling.plan, exact)
         slot = guessed = start
         passes = 0
         while slot < stop:
-            last = min(slot + width, stop)
-            if width > 1 and guessed < last:
+            begin, window = time.perf_counter(), pace.window
+            last = min(slot + window, stop)
+            guessed = max(guessed, slot)
+            if window > 1 and guessed < last:
                 self._guess(level, guessed, last, noise)
                 guessed = last
             found = self._draw_window(level, slot, last, noise)
             gained = self._accept(level, slot, found)
+            pace.passed(window, gained, time.perf_counter() - begin)
             slot += gained
             passes += 1
             if listener.tokens:

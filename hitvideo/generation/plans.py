@@ -5,25 +5,63 @@
                  from its guess all are final, and the draws after it are the next guesses (fixed-point iteration of Song et
                  al. 2021, with draws coupled by fixed noise). In exact arithmetic the codes are those of `sequential`; in fp32
                  they are the same unless two entries tie to the last bits.
+    auto         the faster of both, level by level
 
-A window costs more arithmetic and fewer passes, so it pays while a pass is bound by reading weights and starting kernels, and
-no longer where it is bound by arithmetic.
+A window costs more arithmetic and fewer passes. How many fewer depends on the weights, and what a pass costs on the machine and
+on the batch; so `auto` measures: the first passes of every level try both, and the level goes on with the one that takes less
+time a slot. Where rounding shows, as in bf16, the codes depend on the plan, and a choice by the clock would not draw a video
+again: there `auto` is `sequential`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hitvideo.generation.sampling import Plan
 
 WINDOW = 16
-CPU_ROWS = 2
-"""`auto` takes jacobi on a CPU for one guided video, where it was measured to pay: with random weights of 1.6 M parameters
-one core took 0.58 s with window 16, 0.81 s with 64 and 1.05 s sequentially; for 16 videos 3.7, 9.6 and 2.3 s. With
-sharper random heads it lost for one video, too (1.9, 2.9 and 1.5 s). With trained weights and on a GPU it is not measured.
-"""
+TRIES, MOST_TRIES, HOPELESS = 3, 8, 2.0
+"""`auto` tries TRIES passes of one slot, then MOST_TRIES of a window, whose first ones have poor guesses; after TRIES of them
+it stops trying if they take HOPELESS times as long a slot."""
 
 
-def window(plan: Plan, rows: int, device: str) -> int:
-    """Slots of a pass for `rows` rows of a batch, the guided ones counted twice; 1 is sequential."""
-    if plan == "auto":
-        plan = "jacobi" if device == "cpu" and rows <= CPU_ROWS else "sequential"
-    return WINDOW if plan == "jacobi" else 1
+@dataclass
+class _Tried:
+    """What the passes of one window have taken and brought."""
+
+    passes: int = 0
+    slots: int = 0
+    seconds: float = float("inf")
+    """Of the quickest pass: one that another process delays, or that also reads the prompt, does not count."""
+
+    @property
+    def seconds_per_slot(self) -> float:
+        return self.seconds * self.passes / self.slots
+
+
+class Pace:
+    """Decides, pass by pass, how many slots of a level are tried. `exact`: the codes do not depend on that."""
+
+    def __init__(self, plan: Plan, exact: bool) -> None:
+        windows: dict[Plan, tuple[int, ...]] = {"sequential": (1,), "jacobi": (WINDOW,), "auto": (1, WINDOW) if exact else (1,)}
+        self._tried = {window: _Tried() for window in windows[plan]}
+
+    @property
+    def window(self) -> int:
+        """Slots of the next pass; 1 is sequential."""
+        if len(self._tried) == 1:
+            return next(iter(self._tried))
+        one, several = self._tried.values()
+        if one.passes < TRIES:
+            return 1
+        most = MOST_TRIES if several.passes < TRIES or several.seconds_per_slot < HOPELESS * one.seconds_per_slot else 0
+        if several.passes < most or several.seconds_per_slot <= one.seconds_per_slot:
+            return WINDOW
+        return 1
+
+    def passed(self, window: int, gained: int, seconds: float) -> None:
+        """Take down a pass of `window` slots, of which `gained` are final."""
+        tried = self._tried[window]
+        tried.passes += 1
+        tried.slots += gained
+        tried.seconds = min(tried.seconds, seconds)

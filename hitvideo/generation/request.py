@@ -29,8 +29,9 @@ def check_request(prompts: Sequence[str], seed: int, levels: int | None, most_le
         raise ConfigError(f"levels is {short(levels)}; the run has {most_levels} levels, ask for 1 to {most_levels}")
 
 
-def tell_what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> None:
-    """Log which prompts are empty, and which do not fit the row's text window of `window` slots, BOS and EOS included."""
+def what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> list[str]:
+    """Which prompts are empty, and which do not fit the row's text window of `window` slots, BOS and EOS included: one line
+    each."""
     lines = []
     for number, prompt in enumerate(prompts, 1):
         pieces = text.encode(prompt)
@@ -42,6 +43,12 @@ def tell_what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) 
                 f"prompt {number} has {len(pieces)} pieces of text, the run's text.window {window} takes {kept}: "
                 f"{1 - kept / len(pieces):.0%} is left out, from '{short(text.decode(pieces[kept:]))}' on"
             )
+    return lines
+
+
+def tell_what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> None:
+    """Log it, the first lines of many."""
+    lines = what_is_lost(prompts, text, window)
     for line in lines[:_MOST_LINES]:
         log.warning("%s", line)
     if len(lines) > _MOST_LINES:

@@ -76,24 +76,24 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def test_a_video_does_not_depend_on_its_batch(model: LanguageModel, plan: str) -> None:
     sampling = Sampling(temperature=1.0, plan=plan, negative="a dark thing")  # type: ignore[arg-type]
     requests = [Request(PROMPTS[number % 3], 7 * number) for number in range(8)]
-    together = rows(model, sampling, requests)
-    alone = [rows(model, sampling, [request])[0] for request in requests]
+    together = rows(model, sampling, requests, 3)
+    alone = [rows(model, sampling, [request], 3)[0] for request in requests]
     assert all(map(same, together, alone))
     assert not same(together[0], together[3]), "the same prompt with another seed"
-    assert all(map(same, rows(model, sampling, requests[::-1]), together[::-1]))
+    assert all(map(same, rows(model, sampling, requests[::-1], 3), together[::-1]))
 
 
 @pytest.mark.parametrize("settings", [{}, {"guidance": (3.0, 3.0, 1.0)}, {"guidance": 4.0, "guidance_ramp": True}], ids=str)
 def test_going_on_from_a_storyboard_is_drawing_all_at_once(model: LanguageModel, settings: dict[str, object]) -> None:
     sampling = Sampling(temperature=1.0, **settings)  # type: ignore[arg-type]
     requests = [Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
-    whole = rows(model, sampling, requests)
-    for levels in (1, 2, 3):
+    whole = rows(model, sampling, requests, 3)
+    for levels in (1, 2):
         story = rows(model, sampling, requests, levels)
-        refined = rows(model, sampling, [Request(r.prompt, r.seed, given) for r, given in zip(requests, story, strict=True)])
-        assert all(map(same, refined, whole))
+        going_on = [Request(r.prompt, r.seed, given) for r, given in zip(requests, story, strict=True)]
+        assert all(map(same, rows(model, sampling, going_on, 3), whole))
     other = [Request(r.prompt, r.seed, [1 - (given[0] & 1)]) for r, given in zip(requests, whole, strict=True)]
-    assert not any(same(a[1:], b[1:]) for a, b in zip(rows(model, sampling, other), whole, strict=True))
+    assert not any(same(a[1:], b[1:]) for a, b in zip(rows(model, sampling, other, 3), whole, strict=True))
 
 
 def test_without_guidance_from_a_level_on_the_second_half_is_dropped(
@@ -119,11 +119,11 @@ def test_without_guidance_from_a_level_on_the_second_half_is_dropped(
 
 def test_settings_of_a_level_act_on_it_alone(model: LanguageModel) -> None:
     requests = [Request(PROMPTS[0], 3)]
-    base = rows(model, Sampling(temperature=1.0), requests)[0]
+    base = rows(model, Sampling(temperature=1.0), requests, 2)[0]
     for changed in (
         {"temperature": (1.0, 0.0, 1.0)}, {"top_k": (0, 1, 0)}, {"guidance": (3.0, 50.0, 3.0)}, {"top_p": (1, 0.01, 1)},
     ):  # fmt: skip
-        other = rows(model, Sampling(**{"temperature": 1.0, **changed}), requests)[0]  # type: ignore[arg-type]
+        other = rows(model, Sampling(**{"temperature": 1.0, **changed}), requests, 2)[0]  # type: ignore[arg-type]
         assert same(other[:1], base[:1])
         assert not np.array_equal(other[1], base[1]), changed
     greedy, one = ({"temperature": (1.0, 0.0, 1.0)}, {"temperature": 1.0, "top_k": (0, 1, 0)})

@@ -42,17 +42,17 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_limit_holds_with_64_prompts(largest: list[int], guidance: float) -> None:
     sampling = Sampling(guidance=guidance, temperature=1.0)
     prompts = [f"{PROMPTS[number % 3]} {number}" for number in range(64)]
-    each = bytes_per_video(MODEL, sampling, 4)
+    each = bytes_per_video(MODEL, sampling, 3)
     tokens: list[int] = []
-    whole = GENERATOR.codes(prompts, sampling, memory_gib=1.0)
+    whole = GENERATOR.codes(prompts, sampling, 3, memory_gib=1.0)
     (together,) = largest
-    assert together + 64 * noise_bytes(MODEL.layout, 4) == 64 * each, "known beforehand"
+    assert together + 64 * noise_bytes(MODEL.layout, 3) == 64 * each, "known beforehand"
     largest.clear()
-    parts = GENERATOR.codes(prompts, sampling, progress=tokens.append, memory_gib=10.5 * each / GIB)
+    parts = GENERATOR.codes(prompts, sampling, 3, progress=tokens.append, memory_gib=10.5 * each / GIB)
     assert len(largest) == 7
-    assert max(largest) + 10 * noise_bytes(MODEL.layout, 4) <= 10.5 * each
+    assert max(largest) + 10 * noise_bytes(MODEL.layout, 3) <= 10.5 * each
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
-    assert sum(tokens) == GENERATOR.tokens()
+    assert sum(tokens) == GENERATOR.tokens(3)
 
 
 def test_fewer_levels_take_less(largest: list[int]) -> None:

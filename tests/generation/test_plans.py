@@ -68,6 +68,58 @@ def test_any_window(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("of_window", "gained", "tries", "chosen"),
+    [(1.5, 2, plans.MOST_TRIES, plans.WINDOW), (2.5, 2, plans.MOST_TRIES, 1), (15.0, 16, plans.MOST_TRIES, plans.WINDOW),
+     (4.5, 2, plans.TRIES, 1)],
+)  # fmt: skip
+def test_auto_settles_on_what_takes_less_time_a_slot(of_window: float, gained: int, tries: int, chosen: int) -> None:
+    """By times that are made up; one slow pass of each kind does not count."""
+    pace, taken = plans.Pace("auto", exact=True), []
+    for number in range(40):
+        taken.append(window := pace.window)
+        slow = 50.0 if number in (plans.TRIES - 1, plans.TRIES + tries - 1) else 0.0
+        pace.passed(window, gained if window > 1 else 1, slow + (of_window if window > 1 else 1.0))
+    assert taken[: plans.TRIES + tries] == [1] * plans.TRIES + [plans.WINDOW] * tries
+    assert set(taken[plans.TRIES + tries :]) == {chosen}
+
+
+def test_auto_leaves_a_window_that_no_longer_pays() -> None:
+    pace = plans.Pace("auto", exact=True)
+    for _ in range(plans.TRIES + plans.MOST_TRIES):
+        pace.passed(pace.window, 4 if pace.window > 1 else 1, 2.0 if pace.window > 1 else 1.0)
+    assert pace.window == plans.WINDOW
+    for _ in range(20):
+        pace.passed(plans.WINDOW, 1, 2.0)
+    assert pace.window == 1
+
+
+def test_where_rounding_shows_the_clock_decides_nothing() -> None:
+    for plan, window in (("auto", 1), ("sequential", 1), ("jacobi", plans.WINDOW)):
+        pace = plans.Pace(plan, exact=False)  # type: ignore[arg-type]
+        for seconds in (9.0, 1.0, 5.0, 0.1, 7.0, 3.0, 2.0):
+            assert pace.window == window
+            pace.passed(window, 1, seconds)
+
+
+@pytest.mark.parametrize("name", [None, *ODD])
+def test_whatever_auto_chooses_the_codes_are_the_same(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rng = random_model(*ODD[name]) if name else MODEL, np.random.default_rng(0)
+    requests = [Request(PROMPTS[number % 3], number) for number in range(4)]
+    one = draw(model, TEXT, requests, Sampling(temperature=1.0, plan="sequential"))
+    chosen: list[int] = []
+
+    def at_random(pace: plans.Pace) -> int:
+        chosen.append(int(rng.choice([1, plans.WINDOW])))
+        return chosen[-1]
+
+    monkeypatch.setattr(plans.Pace, "window", property(at_random))
+    for _ in range(3):
+        other = draw(model, TEXT, requests, Sampling(temperature=1.0))
+        assert all(np.array_equal(a, b) for a, b in zip(one.codes, other.codes, strict=True))
+    assert len(set(chosen)) == 2 or len(chosen) < 9, "both kinds of passes alternate"
+
+
 @torch.no_grad()
 def test_a_window_of_cached_slots_equals_the_whole_row() -> None:
     """Guesses that are refused leave no trace: their keys are written over."""
