@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from hitvideo import config
 from hitvideo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hitvideo.settings.programs import PretrainRun
 
 
 def show_config(words: argparse.Namespace) -> None:
@@ -62,6 +66,22 @@ def _derived(settings: Any) -> dict[str, Any]:
     return figures
 
 
+def add_plan_options(p: argparse.ArgumentParser) -> None:
+    """The options of `hitvideo plan` that predict speed and cost."""
+    ways = p.add_mutually_exclusive_group()
+    ways.add_argument("--simulate", action="store_true", help="predict a step's time by part, MFU with a range, days and cost")
+    ways.add_argument("--search", action="store_true", help="find the fastest setting that fits, for each number of devices")
+    p.add_argument("--deadline", type=_positive, metavar="DAYS", help="of --search: name the cheapest that ends in time")
+    p.add_argument("--price", type=_positive, metavar="USD", help="of a device's hour; default: cluster.usd_per_device_hour")
+
+
+def _positive(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+
+
 def show_plan(words: argparse.Namespace) -> None:
     from dataclasses import asdict
 
@@ -72,6 +92,16 @@ def show_plan(words: argparse.Namespace) -> None:
     settings = programs.load_settings(words.file, words.override)
     if isinstance(settings, programs.TokenizeRun):
         raise ConfigError(f"{words.file}: there is nothing to plan for tokenize_shards; give a run that trains")
+    if words.deadline is not None and not words.search:
+        raise ConfigError("--deadline is for --search; give both")
+    if words.price is not None:
+        cluster = settings.cluster.model_copy(update={"usd_per_device_hour": words.price})
+        settings = settings.model_copy(update={"cluster": cluster})
+    if words.simulate or words.search:
+        if not isinstance(settings, programs.PretrainRun):
+            raise ConfigError(f"{words.file}: --simulate and --search know language models' runs only (program: pretrain)")
+        _predict(settings, words)
+        return
     plan = plan_language_model(settings) if isinstance(settings, programs.PretrainRun) else plan_video_tokenizer(settings)
     figures = asdict(plan)
     if words.json:
@@ -86,6 +116,23 @@ def show_plan(words: argparse.Namespace) -> None:
         print(f"caution: {caution}")
     fits = figures["total_gib"] <= figures["available_gib"]
     print("fits" if fits else "does NOT fit: use more devices, a larger parallel.tensor or activation_checkpointing=block")
+
+
+def _predict(settings: PretrainRun, words: argparse.Namespace) -> None:
+    from hitvideo.planning.language_model import plan_language_model
+    from hitvideo.planning.simulation import tables
+    from hitvideo.planning.simulation.prediction import predict
+    from hitvideo.planning.simulation.search import search
+
+    if words.search:
+        found = search(settings)
+        print(json.dumps(found.figures(words.deadline)) if words.json else tables.found_text(found, words.deadline))
+    else:
+        step, plan = predict(settings), plan_language_model(settings)
+        memory = {"total_gib": plan.total_gib, "available_gib": plan.available_gib}
+        print(json.dumps(step.figures() | memory) if words.json else tables.prediction_text(step))
+        if not words.json:
+            print(f"memory                       {plan.total_gib:,.1f} of {plan.available_gib:,.1f} GiB")
 
 
 def slurm(words: argparse.Namespace) -> None:

@@ -85,6 +85,32 @@ class SlurmSection(Section):
         return self
 
 
+class RatesSection(Section):
+    """What the machine and the software on it reach, for `hitvideo plan --simulate` and `--search`. The defaults are an H100's,
+    fitted to published runs; measure your own and put them here."""
+
+    gemm_efficiency: Fraction = 0.724
+    """Share of the peak that large matrix products reach over hours, under the GPU's power limit."""
+    gemm_narrow: float = Field(96.0, ge=0)
+    """Width at which a matrix product reaches half of that; the narrowest side of a rank's share counts."""
+    attention_efficiency: Fraction = 0.186
+    """Share of the peak that attention kernels reach, if a query counts half the keys."""
+    elementwise: float = Field(3.76, ge=1)
+    """Memory traffic of norms, RoPE, activations and residuals, in units of moving each tensor once, as fused kernels do."""
+    overlap: Fraction = 0.371
+    """Share of ZeRO's traffic that can pass at no cost while the GPU computes."""
+    near_latency_us: float = Field(3.4, ge=0)
+    """Time of a collective for each rank of a node that its ring passes (NCCL's own model of a ring over NVLink: 3.4)."""
+    far_latency_us: float = Field(9.6, ge=0)
+    """Time of a collective for each node that its ring passes (NCCL's own model of a ring over a network: 9.6)."""
+    host_ms_per_step: float = Field(13.2, ge=0)
+    """Time of Python in a step while the GPU waits: optimizer, logging, data."""
+    host_ms_per_layer: float = Field(2.0, ge=0)
+    """Time of Python to launch a layer's forward and backward; it costs a step only what it takes longer than the GPU."""
+    host_us_per_shard: float = Field(4.0, ge=0)
+    """Time of Python for each parameter, collective and rank in ZeRO-3, which loops over the ranks."""
+
+
 _A_CPUS_PEAK = 10  # TFLOP/s
 
 
@@ -102,6 +128,8 @@ class ClusterSection(Section):
     """Dense peak of one device in the training dtype (an H100 in bf16: 989)."""
     memory_gib: float = Field(gt=0)
     """Memory of one device."""
+    memory_gbs: float | None = Field(None, gt=0)
+    """Bandwidth of a device's memory, in 10⁹ bytes per second (an H100: 3350); null: the step time cannot be predicted."""
     near_gbs: float = Field(450.0, gt=0)
     """Bandwidth from a device to another in its node, in 10⁹ bytes per second (NVLink 4: 450)."""
     nics_per_node: Positive | None = None
@@ -110,6 +138,9 @@ class ClusterSection(Section):
     """Bandwidth of one adapter, in 10⁹ bytes per second (400 Gbit/s: 50). The former `far_gbs`, a device's, is read as this."""
     assumed_mfu: Fraction = 0.4
     """Share of the peak that the plan assumes of all FLOPs that the devices execute, recomputed ones included."""
+    usd_per_device_hour: float | None = Field(None, gt=0)
+    """Price of a device's hour, for the cost of a run; null: no cost is told."""
+    rates: RatesSection = RatesSection()
     slurm: SlurmSection = SlurmSection()
 
     @model_validator(mode="before")
