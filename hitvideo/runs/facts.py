@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hitvideo.config import fingerprint
-from hitvideo.files import sha256
+from hitvideo.files import read_json, sha256
 
 _PACKAGES = ("hitvideo", "torch", "deepspeed", "megatron-core", "flash-attn", "mlflow")
 _GIT_SECONDS = 5.0
 _HERE = Path(__file__).resolve().parents[2]
+_BUILT_FROM = Path(__file__).resolve().parents[1] / "commit.json"  # in a wheel
 
 
 def facts_of_this_start() -> dict[str, Any]:
@@ -37,9 +38,9 @@ def lpips_digest(folder: Path) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit, and whether tracked files differ from it; empty outside a checkout of this package."""
+    """The commit, and whether tracked files differ from it; of a wheel, those it was built from. Empty if nothing says so."""
     if not (_HERE / ".git").exists():
-        return {}
+        return read_json(_BUILT_FROM, "commit of the wheel") if _BUILT_FROM.is_file() else {}
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {"git_commit": head, "git_dirty": bool(changes)} if head and changes is not None else {}
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from hitvideo.errors import HiTVideoError, short
 from hitvideo.runs.ownership import write_fault
 from hitvideo.runs.secrets import MaskedFormatter, masked
+from hitvideo.settings.paths import yaml_file
 
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_HANG, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 70, 75, 130
 """Of every program. USER: the user can fix it. HANG: ended by the watchdog. STOPPED: resumable, and a job requeues itself.
@@ -37,11 +38,12 @@ def command_line(module: str, description: str | None, arguments: list[str]) -> 
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", metavar="RUN.yaml", help="settings of this program; yaml_configs/ has examples")
+    shipped = "settings of this program; `hitvideo config --list` names those that ship"
+    parser.add_argument("file", metavar="RUN.yaml", type=yaml_file, help=shipped)
     parser.add_argument("override", nargs="*", help="section.key=value, on top of the file")
     words = parser.parse_args(arguments)
     show_log()
-    return words.file, words.override
+    return str(words.file), words.override
 
 
 def guarded(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> None:

@@ -1,8 +1,10 @@
-"""Every key of a run with its value, its source and its doc: `hitvideo config --explain` and `--find`."""
+"""Every key of a run with its value, its source and its doc, and the runs that ship: `hitvideo config`."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic.fields import FieldInfo
 
 from hitvideo import config
+from hitvideo.settings.paths import shipped_configs
 from hitvideo.settings.programs import COMMANDS, RUNS
 
 COMMAND_LINE, DEFAULT = "command line", "default"
@@ -25,6 +28,33 @@ class Key(NamedTuple):
     dotted: str
     doc: str
     default: Any
+    required: bool
+    field: FieldInfo
+
+
+class ShippedYaml(NamedTuple):
+    """A YAML file that ships with the package."""
+
+    name: str
+    """As every command takes it: pretrain/7b.yaml."""
+    program: str
+    """That runs it, as `python -m` takes it; empty for a part, which other files name in `base`."""
+    about: str
+    """What the comment above its settings says first."""
+
+
+def shipped() -> list[ShippedYaml]:
+    """The files that ship, runs before parts."""
+    folder, found = shipped_configs(), []
+    for path in sorted(folder.rglob("*.yaml")):
+        program = COMMANDS.get(str(config.resolve(path).get("program")), "")
+        found.append(ShippedYaml(path.relative_to(folder).as_posix(), program, _first_words(path)))
+    return sorted(found, key=lambda each: not each.program)
+
+
+def _first_words(path: Path) -> str:
+    comment = itertools.takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines())
+    return re.split(r"[.;:] ", " ".join(line.removeprefix("# ") for line in comment))[0].rstrip(".")
 
 
 def sources(path: Path, overrides: Sequence[str]) -> dict[str, str]:
@@ -72,16 +102,20 @@ def _source(dotted: str, set_by: dict[str, str]) -> str:
 def find(word: str) -> dict[str, list[Key]]:
     """Program → its keys whose name or doc holds the word, in any case."""
     return {
-        COMMANDS[program]: [key for key in _keys(model) if word.lower() in f"{key.dotted} {key.doc}".lower()]
+        COMMANDS[program]: [key for key in keys(model) if word.lower() in f"{key.dotted} {key.doc}".lower()]
         for program, model in RUNS.items()
     }
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+def keys(model: type[BaseModel], instance: BaseModel | None = None, prefix: str = "") -> Iterator[Key]:
+    """The keys of a run or a section. `instance`: what it is by default, if not what its class says; dotted names begin with
+    `prefix`.
+    """
     for name, field in model.model_fields.items():
         kind = field.annotation
+        default = getattr(instance, name) if instance else None if field.is_required() else field.default
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _keys(kind, f"{prefix}{name}.")
+            yield from keys(kind, default, f"{prefix}{name}.")
         else:
-            default = None if field.default is PydanticUndefined else field.default
-            yield Key(f"{prefix}{name}", " ".join((field.description or "").split()), default)
+            required = instance is None and field.is_required()
+            yield Key(f"{prefix}{name}", " ".join((field.description or "").split()), default, required, field)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +138,6 @@ def test_the_commands_that_are_promised() -> None:
         ("data", "pack"), ("data", "moving-shapes"), ("data", "text-tokenizer"), ("data", "verify"),
     }  # fmt: skip
     assert promised <= set(commands(parser()))
-
-
-def test_version(call: Call) -> None:
-    assert call("--version")[:2] == (0, f"hitvideo {version('hitvideo')}\n")
 
 
 WRONG = [(), ("nonsense",), ("data",), ("inspect",), ("generate", "--guidance"), ("data", "pack", "x")]
