@@ -22,8 +22,10 @@ def clips() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many damaged files the readers were given: the tests record it as `mutations`."""
+    """How many damaged files the readers were given, `mutations`, and which commands of the documents were run, `documents`."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
     count = sum(int(str(value)) for report in reports for name, value in report.user_properties if name == "mutations")
     if count:
         terminalreporter.write_line(f"fuzzing: {count} damaged files, each named or read right")
+    for text in (str(value) for report in reports for name, value in report.user_properties if name == "documents"):
+        terminalreporter.write_line(text)
