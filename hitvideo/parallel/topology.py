@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,9 +81,10 @@ class Topology:
 
     @property
     def device(self) -> torch.device:
+        """Where Slurm shows each rank its own GPU only (srun --gpus-per-task=1), that is the first one of every rank."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", self.local_rank)
+        return torch.device("cuda", self.local_rank if torch.cuda.device_count() > 1 else 0)
 
 
 def _let_megatron_run_on_cpu() -> None:
@@ -102,6 +103,28 @@ def _let_megatron_run_on_cpu() -> None:
     torch.cuda.synchronize = lambda *_args: None
     megatron_random._get_cuda_rng_state = cpu_rng_state
     megatron_random._set_cuda_rng_state = set_cpu_rng_state
+
+
+@contextmanager
+def _each_group_once() -> Iterator[None]:
+    """Let Megatron have one process group for all purposes with the same ranks: for four ranks 9 suffice, it would make 41.
+
+    Each takes connections among its ranks, and on GPUs memory.
+    """
+    from megatron.core import parallel_state
+
+    create, made = parallel_state.create_group, dict[tuple[int, ...], Any]()
+
+    def create_once(ranks: Sequence[int], **options: Any) -> Any:
+        if tuple(ranks) not in made:
+            made[tuple(ranks)] = create(ranks, **options)
+        return made[tuple(ranks)]
+
+    parallel_state.create_group = create_once
+    try:
+        yield
+    finally:
+        parallel_state.create_group = create
 
 
 @contextmanager
@@ -124,10 +147,11 @@ def start(tensor: int, context: int = 1, timeout_seconds: float = 600.0) -> Iter
         _let_megatron_run_on_cpu()
     os.environ["DEEPSPEED_TIMEOUT"] = str(math.ceil(timeout_seconds / 60))  # in minutes, for the groups it makes itself
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor, context_parallel_size=context, create_gloo_process_groups=False,
-        distributed_timeout_minutes=math.ceil(timeout_seconds / 60),
-    )  # fmt: skip
+    with _each_group_once():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=tensor, context_parallel_size=context, create_gloo_process_groups=False,
+            distributed_timeout_minutes=math.ceil(timeout_seconds / 60),
+        )  # fmt: skip
     assert parallel_state.get_tensor_model_parallel_rank() == topology.tensor_rank
     assert parallel_state.get_context_parallel_rank() == topology.context_rank
     assert parallel_state.get_data_parallel_rank() == topology.data_rank

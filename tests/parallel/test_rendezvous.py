@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hitvideo.errors import ConfigError
 from hitvideo.parallel import rendezvous
 from hitvideo.parallel.rendezvous import rank_environment
 
@@ -22,6 +23,13 @@ def test_a_step_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n2", "MASTER_PORT": "30007"}
     assert rank_environment(STEP) == expected
     assert rank_environment({**STEP, "MASTER_ADDR": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1", "a site can set its own address"
+
+
+def test_a_step_in_a_container_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"n\[2-3\].*MASTER_ADDR"):
+        rank_environment(STEP)
+    assert rank_environment({**STEP, "MASTER_ADDR": "n2"})["MASTER_ADDR"] == "n2", "nobody needs to be asked"
 
 
 def test_alone() -> None:
