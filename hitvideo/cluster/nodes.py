@@ -22,12 +22,12 @@ def unfit(folder: Path, hosts: Sequence[str]) -> dict[str, str]:
     bad |= {host: "; ".join(report["faults"]) for host, report in found.items() if report["faults"]}
     for part, what in (("versions", "other packages"), ("hardware", "other GPUs or drivers")):
         facts = {host: report.get(part, {}) for host, report in found.items()}
-        differences = _differences(facts, faulty=bad.keys())
-        bad |= {host: f"has {what} than {text}" for host, text in differences.items() if host not in bad}
+        unlike = differences(facts, faulty=bad.keys())
+        bad |= {host: f"has {what} than {text}" for host, text in unlike.items() if host not in bad}
     return bad
 
 
-def _differences(facts: Mapping[str, Mapping[str, str]], faulty: Collection[str]) -> dict[str, str]:
+def differences(facts: Mapping[str, Mapping[str, str]], faulty: Collection[str]) -> dict[str, str]:
     """Host → in what it differs from the largest group of equal hosts, first by its hosts without a fault."""
     groups: dict[str, list[str]] = {}
     for host, mine in facts.items():

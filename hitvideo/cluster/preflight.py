@@ -3,8 +3,8 @@
     srun --ntasks-per-node=1 python -m hitvideo.cluster.preflight FOLDER RANKS
 
 Disk, shared memory, devices and the video decoder are really used. The result goes to FOLDER/NODE.json:
-{"faults": […], "versions": {…}, "hardware": {…}, "cpus": …, "no_numa_binding": …, "seconds": …}. Without it, a job with one
-broken node hangs at its first collective, and nothing shows which node it is.
+{"faults": […], "versions": {…}, "hardware": {…}, "wiring": {…}, "cpus": …, "no_numa_binding": …, "seconds": …}. Without it, a
+job with one broken node hangs at its first collective, and nothing shows which node it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from hitvideo.cluster import machine
 from hitvideo.cluster.checks import check_cpus, check_folder, failures, machine_checks, versions
+from hitvideo.cluster.wiring import check_memory_errors, wiring
 from hitvideo.files import replace_json
 
 TRAINS_ON = "devices"
@@ -33,8 +34,11 @@ def main(folder: Path, ranks: int) -> int:
     checks = {
         "run directory": lambda: check_folder(folder),
         **machine_checks(ranks, needed=granted > 0 and not on_cpu),
+        "wiring": lambda: report.update(wiring=wiring()),
         "hardware": lambda: report.update(hardware=machine.hardware(), no_numa_binding=machine.no_numa_binding()),
     }
+    if not on_cpu:
+        checks["GPU memory"] = check_memory_errors
     if "SLURM_JOB_ID" in os.environ and not on_cpu:
         checks["CPUs"] = lambda: check_cpus(ranks)
     report["faults"] = [f"{name}: {fault}" for name, fault in failures(checks).items()]

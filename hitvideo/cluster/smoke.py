@@ -1,4 +1,5 @@
-"""The verdict of `slurm/smoke.sh`: did all nodes pass, all ranks meet, training end, and a second start resume the first?
+"""The verdict of `slurm/smoke.sh`: did all nodes pass, are they wired alike, did all ranks meet, training end, and a second
+start resume the first?
 
     python -m hitvideo.cluster.smoke FOLDER NODES RANKS_PER_NODE
 
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hitvideo.cluster.nodes import differences
 from hitvideo.parallel.links import SLOW, all_reduce_rate, expected_rate, nodes_of
 from hitvideo.runs.directory import RunDirectory, read_metrics
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT
@@ -22,16 +24,22 @@ def findings(folder: Path, nodes: int, per_node: int) -> dict[str, tuple[bool, s
     """Question → whether the answer is good, and what was found."""
     run = RunDirectory(folder / "run")
     attempts = sorted(run.attempts.glob("*/"))
-    reports = [json.loads(path.read_text()) for path in (attempts[-1].glob("*.json") if attempts else ())]
-    reports = [report for report in reports if "faults" in report]
-    faults = [fault for report in reports for fault in report["faults"]]
-    gpus = sorted({f"{report['hardware']['GPUs']} × {report['hardware']['GPU']}" for report in reports if "hardware" in report})
+    paths = sorted(attempts[-1].glob("*.json")) if attempts else []
+    found_by = {path.stem: json.loads(path.read_text()) for path in paths}
+    reports = {host: report for host, report in found_by.items() if "faults" in report}
+    faults = [fault for report in reports.values() for fault in report["faults"]]
+    hardware = [report["hardware"] for report in reports.values() if "hardware" in report]
+    gpus = sorted({f"{each['GPUs']} × {each['GPU']}" for each in hardware})
+    wiring = {host: report.get("wiring", {}) for host, report in reports.items()}
+    unlike = "; ".join(f"{host} differs from {text}" for host, text in sorted(differences(wiring, faulty=()).items()))
+    alike = "; ".join(f"{what}: {text}" for what, text in next(iter(wiring.values()), {}).items())
     meeting: dict[str, Any] = json.loads(run.meeting.read_text()) if run.meeting.is_file() else {"ranks": []}
     hosts = {each["host"] for each in meeting["ranks"]}
     first, all_rows = read_metrics(folder / "before.jsonl"), run.metrics()
     checked = "; ".join(faults) or f"{len(reports)} checked, GPUs: {', '.join(gpus)}"
     found = {
         "nodes": (len(reports) >= nodes and not faults, checked),
+        "wiring": (not unlike, unlike or alike),
         "ranks": (len(meeting["ranks"]) == nodes * per_node, f"{len(meeting['ranks'])} met, on {len(hosts)} nodes"),
         "training": (run.done, f"{len(all_rows)} steps logged"),
         # The rows hold measured times: a start from the beginning would undo them and write others.
@@ -49,7 +57,7 @@ def _all_reduce(run: RunDirectory, meeting: dict[str, Any]) -> tuple[bool, str]:
     rate = all_reduce_rate(meeting["all_reduce_mib"], meeting["all_reduce_seconds"], len(hosts))
     expected = expected_rate(nodes_of(hosts), cluster)
     good = rate >= SLOW * expected or len(hosts) == 1 or cluster.trains_on == "cpu"
-    return good, f"{rate:.1f} GB/s of {expected:.0f} by cluster.near_gbs and far_gbs"
+    return good, f"{rate:.1f} GB/s of {expected:.0f} by cluster.near_gbs and nic_gbs"
 
 
 def main(words: list[str]) -> int:

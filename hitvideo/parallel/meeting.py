@@ -54,7 +54,7 @@ def meet(topology: Topology, cluster: ClusterSection, dtype: str) -> dict[str, A
         rate, expected = all_reduce_rate(mib, together, topology.world), expected_rate(nodes, cluster)
         warnings.append(
             f"an all-reduce of {topology.world} ranks sends {rate:.1f} GB/s a rank, "
-            f"cluster.near_gbs and cluster.far_gbs give {expected:.0f}"
+            f"cluster.near_gbs and cluster.nic_gbs give {expected:.0f}"
         )
         if len(nodes) > 1:
             links = _time_links(nodes, buffer, topology)

@@ -78,6 +78,7 @@ def test_a_report_says_what_the_node_has(job: Path) -> None:
     faults(job)
     found = json.loads((job / "compute-1.json").read_text())
     assert found["hardware"].keys() == {"GPUs", "GPU", "driver", "CUDA"}
+    assert found["wiring"].keys() == {"network ports", "PCIe lanes", "NVLinks"}
     assert found["cpus"] == 16
     assert found["no_numa_binding"] is None or isinstance(found["no_numa_binding"], str)
 

@@ -23,11 +23,12 @@ def folder(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     (run / "attempts/7.0").mkdir(parents=True)
     for host in ("n1", "n2"):
-        report = {"faults": [], "versions": {}, "hardware": {"GPUs": "2", "GPU": "NVIDIA H100 80GB HBM3"}}
+        hardware, wiring = {"GPUs": "2", "GPU": "NVIDIA H100 80GB HBM3"}, {"network ports": "2 × ACTIVE 400 Gb/sec"}
+        report = {"faults": [], "versions": {}, "hardware": hardware, "wiring": wiring}
         (run / f"attempts/7.0/{host}.json").write_text(json.dumps(report))
     ranks = [{"rank": rank, "host": f"n{rank // 2 + 1}", "seconds": 0.1} for rank in range(4)]
     (run / "meeting.json").write_text(json.dumps({"all_reduce_mib": 256, "all_reduce_seconds": 0.005, "ranks": ranks}))
-    words = ["cluster.devices=gpu", "cluster.near_gbs=450", "cluster.far_gbs=50"]
+    words = ["cluster.devices=gpu", "cluster.near_gbs=450", "cluster.nic_gbs=50"]
     (run / "config.yaml").write_text(to_yaml(load_settings(ROOT / "yaml_configs/pretrain_tokenizer/tiny.yaml", words)))
     (tmp_path / "before.jsonl").write_text(rows(1, 10))
     (run / "metrics.jsonl").write_text(rows(1, 20))
@@ -59,7 +60,14 @@ def test_each_thing_that_can_fail_is_named(folder: Path) -> None:
     (run / "metrics.jsonl").write_text(rows(1, 20).replace("0.1", "0.2"))
     assert bad(folder) == ["training", "resuming"], "it began again"
     (run / "attempts/7.0/n2.json").write_text(json.dumps({"faults": ["devices: 0 of 2 GPUs"], "versions": {}}))
-    assert bad(folder) == ["nodes", "training", "resuming"]
+    assert bad(folder) == ["nodes", "wiring", "training", "resuming"], "it does not say how it is wired"
+
+
+def test_a_node_that_is_wired_unlike_the_other_is_named(folder: Path) -> None:
+    path = folder / "run/attempts/7.0/n2.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"wiring": {"network ports": "1 × ACTIVE 400 Gb/sec, 1 × DOWN"}}))
+    assert bad(folder) == ["wiring"]
+    assert "n2" in smoke.findings(folder, 2, 2)["wiring"][1]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0134, []), (0.0135, ["all-reduce"])])

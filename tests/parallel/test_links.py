@@ -9,7 +9,7 @@ import pytest
 from hitvideo.parallel.links import Link, all_reduce_rate, expected_rate, is_slow, nodes_of, rounds, slow_links
 from hitvideo.settings.cluster import ClusterSection
 
-CLUSTER = ClusterSection(peak_tflops=989, memory_gib=80, near_gbs=450, far_gbs=50)
+CLUSTER = ClusterSection(peak_tflops=989, memory_gib=80, near_gbs=450, nic_gbs=50)
 MIB = 256
 
 

@@ -18,7 +18,7 @@ from hitvideo.settings.cluster import ClusterSection
 from tests.worlds import run_ranks
 
 # 1 MiB among four ranks in 10 ms is 0.16 GB/s, which gloo exceeds by far here.
-CLUSTER = {"devices": "gpu", "peak_tflops": 1, "memory_gib": 1, "near_gbs": 0.16, "far_gbs": 0.08}
+CLUSTER = {"devices": "gpu", "peak_tflops": 1, "memory_gib": 1, "near_gbs": 0.16, "nic_gbs": 0.08}
 
 
 def _report() -> dict[str, object]:
