@@ -9,11 +9,15 @@ import torch
 from hitvideo.errors import ConfigError
 from hitvideo.settings.training import ParallelSection, TrainSection
 
+PERSISTENT = 100_000
+"""ZeRO-3 keeps parameters of at most so many entries on every rank: gathering one takes longer than its few bytes."""
 
-def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int) -> dict[str, Any]:
+
+def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int, block: int = 0) -> dict[str, Any]:
     """Build DeepSpeed's JSON. Gradients accumulate and are reduced in fp32; by default DeepSpeed would use the model's bf16.
 
-    Raises ConfigError for parallel.zero_stage 0 with train.dtype bf16.
+    `block`: weights of the largest module that ZeRO-3 gathers at once. Smaller buckets would fetch a part of it only when it
+    is needed, and reduce its gradients in pieces. Raises ConfigError for parallel.zero_stage 0 with train.dtype bf16.
     """
     overlap = torch.cuda.is_available()
     if parallel.zero_stage == 0 and train.dtype == "bf16":
@@ -24,6 +28,8 @@ def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulatio
     zero: dict[str, Any] = {"stage": parallel.zero_stage, "contiguous_gradients": True, "overlap_comm": overlap}
     zero["reduce_bucket_size"] = parallel.bucket
     if parallel.zero_stage == 3:
+        zero["reduce_bucket_size"] = zero["stage3_prefetch_bucket_size"] = max(parallel.bucket, block)
+        zero["stage3_param_persistence_threshold"] = PERSISTENT
         zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = parallel.live_parameters
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,

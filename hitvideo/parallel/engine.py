@@ -57,6 +57,8 @@ class Engine:
         leaf_modules = [kind for kind in leaf_modules if any(isinstance(module, kind) for module in model.modules())]
         if parallel.zero_stage == 3 and leaf_modules:
             set_z3_leaf_modules(model, leaf_modules)
+        leaves = [module for module in model.modules() if isinstance(module, tuple(leaf_modules))]
+        block = max((sum(p.numel() for p in leaf.parameters()) for leaf in leaves), default=0)
         _allocate(model, topology.device, DTYPES[train.dtype], divided=parallel.zero_stage == 3)
         groups = parameter_groups(model, train.weight_decay, parts)
         self._parts = [part for part, _ in groups]
@@ -67,7 +69,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=self.model,
             optimizer=optimizer,
-            config=deepspeed_config(parallel, train, self.accumulation) | ({"gradient_clipping": 0.0} if clips else {}),
+            config=deepspeed_config(parallel, train, self.accumulation, block) | ({"gradient_clipping": 0.0} if clips else {}),
             mpu=ModelParallelUnit(),
         )
         self._norm = 0.0

@@ -11,6 +11,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
+from hitvideo.planning.shares import share_of_model
 from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
 from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states
 from hitvideo.settings.programs import PretrainRun
@@ -89,7 +90,9 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     full = training_flops_per_row(model, full_attention=True) * train.global_batch
     again = recomputed_flops_per_row(model, parallel.activation_checkpointing) * train.global_batch
     compute = (flops + again) / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu)
-    sent = zero, tensor, context = traffic_bytes(settings, share, shards, accumulation)
+    with torch.device("meta"):
+        held = sum(p.numel() for p in share_of_model(settings).parameters())  # norms and level embeddings are on every rank
+    sent = zero, tensor, context = traffic_bytes(settings, held, shards, accumulation)
     traffic = traffic_seconds(sent, settings)
     step = max(compute, traffic)
     layout, hours = model.layout, train.steps * step / 3600

@@ -119,13 +119,9 @@ def _phases(settings: VideoTokenizerRun, states: float) -> tuple[PhasePlan, ...]
     return tuple(found)
 
 
-def phase_bytes(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> float:
-    """Peak bytes of one micro-batch in a phase, without weights and gradients; its clips are decoded from all levels."""
-    return phase_cost(settings, phase, number)[0]
-
-
 def phase_cost(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> tuple[float, float]:
-    """`phase_bytes`, and the FLOPs that torch counts for one clip in the same pass.
+    """Peak bytes of one micro-batch in a phase, without weights and gradients, and the FLOPs that torch counts for one clip in the
+    same pass. Clips are decoded from all levels.
 
     LPIPS counts if its weight is above 0, even if its files are not yet given.
     """

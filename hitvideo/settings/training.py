@@ -33,7 +33,8 @@ class ParallelSection(Section):
     """What the backward pass recomputes instead of keeping. selective: attention's core and SwiGLU's product only, or a video
     tokenizer's norms and activations; block: whole blocks."""
     bucket: Positive = 50_000_000
-    """Gradient elements that ZeRO reduces at a time."""
+    """Entries of gradients that ZeRO reduces at a time, and of weights that ZeRO-3 gathers ahead; for ZeRO-3 at least those
+    of one transformer block."""
     live_parameters: Positive = 1_000_000_000
     """Most parameters ZeRO-3 keeps gathered at once."""
 

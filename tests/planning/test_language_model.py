@@ -18,10 +18,8 @@ from hitvideo.parallel.topology import start
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.planning.language_model import plan_language_model
-from hitvideo.planning.traffic import traffic_seconds
 from hitvideo.planning.zero import GIB
 from hitvideo.sequence.layout import make_layout
-from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain import language_model_task as program
 from tests.conftest import ROOT
@@ -73,16 +71,6 @@ def test_memory_at_the_start() -> None:
     alone = settings("train.dtype=fp32", "parallel.zero_stage=0", "cluster.devices_per_node=1", "cluster.nodes=1")
     found = plan_language_model(alone)
     assert found.start_device_gib * GIB == pytest.approx(found.parameters * 8)
-
-
-def test_traffic_by_hand() -> None:
-    """8 devices are 2 data × 2 context × 2 tensor ranks; each has 8 rows of 102 of the 204 slots, in two micro-batches."""
-    sizes = ["llm.width=256", "llm.heads=8", "llm.kv_heads=8", "train.global_batch=16"]
-    found = plan_language_model(settings(*CLUSTER, *sizes, "parallel.tensor=2", "parallel.context=2"))
-    share, rows = found.parameters / 2, 8 * 102
-    assert found.zero_gib_per_step == pytest.approx(2 * share * (2 + 2 + 4) * 3 / 4 / GIB)  # over 4 shards
-    assert found.tensor_gib_per_step == pytest.approx(6 * 7 * 2 * rows * 256 * 2 / 2 / GIB)  # 2 all-reduces forward, 5 backward
-    assert found.context_gib_per_step == pytest.approx(6 * 2 * rows * 4 * 256 / 2 * 2 / 2 / GIB)  # q, k, v and the result
 
 
 @pytest.mark.slow
@@ -141,25 +129,6 @@ def test_zero_3_over_many_ranks(nodes: int, stage: int, warned: bool) -> None:
     words = [f"cluster.nodes={nodes}", "cluster.devices_per_node=8", "train.global_batch=512", "train.micro_batch=1"]
     found = plan_language_model(settings(*words, f"parallel.zero_stage={stage}", "llm.layers=2"))
     assert ("parallel.zero_stage 3 over 512 ranks" in found.caution) == warned
-
-
-def test_traffic_between_nodes_goes_through_all_adapters() -> None:
-    """By hand for 16 nodes of 8: S bytes of each of T tensor ranks' weights enter a node, 15/16 of them from others."""
-    words = ["cluster.nodes=16", "cluster.devices_per_node=8", "cluster.nic_gbs=50", "cluster.near_gbs=450"]
-    words += ["train.micro_batch=1", "train.global_batch=128", "cluster.nics_per_node=4"]
-    for tensor in (1, 2):
-        run = settings(*words, f"parallel.tensor={tensor}")
-        shards = 128 / tensor
-        assert traffic_seconds((1e12 * (shards - 1) / shards, 0, 0), run) == pytest.approx(1e12 * tensor * 15 / 16 / (4 * 46e9))
-        many = settings(*words, "cluster.nics_per_node=80", f"parallel.tensor={tensor}")
-        assert traffic_seconds((1e12, 0, 0), many) == pytest.approx(1e12 / (450e9 * 0.75)), "NVLink is the slower"
-
-
-def test_the_former_far_gbs_is_a_devices_own_adapter() -> None:
-    words = {"peak_tflops": 1, "memory_gib": 1, "devices_per_node": 8}
-    found = ClusterSection.model_validate(words | {"far_gbs": 25, "nic_gbs": 50, "nics_per_node": 2})
-    assert (found.nic_gbs, found.node_gbs, found.far_gbs) == (25, 200, 25)
-    assert ClusterSection.model_validate(words | {"nic_gbs": 50, "nics_per_node": 2}).far_gbs == pytest.approx(12.5)
 
 
 def test_a_batch_that_does_not_divide() -> None:
