@@ -16,29 +16,26 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import NamedTuple
 
 from hitvideo.data.names import printable
 from hitvideo.data.remote import Shard
 from hitvideo.data.token_format import Records, commit
 from hitvideo.data.token_records import TokenSample
 from hitvideo.data.video_shards import ShardListing, VideoMember, scan
-from hitvideo.errors import HiTVideoError, ShardError, VideoError
+from hitvideo.errors import ShardError, VideoError
 from hitvideo.files import process_name
 from hitvideo.video.pixels import Frames
-from tokenize_shards.decoding import DecodingPool, WorkerError, within
+from tokenize_shards.decoding import DecodingPool, within
 from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.leases import Flush
 from tokenize_shards.recipe import Decoded
-from tokenize_shards.rejects import RejectShare, TooManyRejectsError
+from tokenize_shards.rejects import RejectShare
+from tokenize_shards.shard_work import ShardWork, guard, receipt_of
 from tokenize_shards.source import identity, unchanged
-
-_LONGEST_MESSAGE = 500
 
 log = logging.getLogger(__name__)
 
@@ -56,31 +53,6 @@ class Stages:
     frames: int = 0
     clips: int = 0
     rejects: int = 0
-
-
-@dataclass
-class ShardWork:
-    """One shard in progress."""
-
-    shard: Shard
-    listing: ShardListing
-    source: dict[str, Any]
-    records: Records
-    failure: Exception | None = None
-    """Why it gets no receipt now."""
-    rejects: list[dict[str, str]] = field(default_factory=list)
-    tokenized: int = 0
-    """The number of videos that gave clips."""
-    keys: set[str] = field(default_factory=set)
-    batches: dict[int, list[tuple[TokenSample, Frames]]] = field(default_factory=dict)
-    """Clips that are decoded but not yet encoded, by bucket."""
-    encoded: tuple[list[TokenSample], list[Tensor]] | None = None
-    """The batch whose codes are still on the device."""
-
-    def reject(self, key: str, reason: str, message: str) -> None:
-        message = message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "…"
-        message = message.encode(errors="backslashreplace").decode()  # a lone surrogate cannot be written
-        self.rejects.append({"key": printable(key), "reason": reason, "message": message})
 
 
 class Video(NamedTuple):
@@ -126,11 +98,11 @@ class Pipeline:
             for event in self._decoding(shards):
                 if isinstance(event, Video):
                     if not event.work.failure:
-                        _guard(event.work, partial(self._take, event.work, event.member, event.future))
+                        guard(event.work, partial(self._take, event.work, event.member, event.future))
                     progress(event.member.video.size)
                 elif isinstance(event, EndOfShard):
                     if not event.work.failure:
-                        _guard(event.work, partial(self._finish, event.work))
+                        guard(event.work, partial(self._finish, event.work))
                     commits.append(writer.submit(self._commit, event.work))
                     if len(commits) > 1:  # write one shard while the next is encoded
                         yield commits.popleft().result()
@@ -172,7 +144,7 @@ class Pipeline:
             except ShardError as error:
                 work.listing = ShardListing(shard, truncated=str(error))
 
-        _guard(work, lambda: within(self.read_seconds, f"{shard}: listing it", listed))
+        guard(work, lambda: within(self.read_seconds, f"{shard}: listing it", listed))
         for key, reason in work.listing.bad:
             work.reject(key, reason, f"{shard.name}: {printable(key)}: {reason}")
         if work.listing.truncated:
@@ -250,44 +222,10 @@ class Pipeline:
             commit(self.out, work.shard.stem, work.records, receipt, attempt, self.replace)
 
         if not work.failure:
-            _guard(work, committed)
+            guard(work, committed)
         work.records.close()
         self.stages.commit += time.perf_counter() - start
         return Outcome(work.shard, work.failure)
-
-
-def _guard(work: ShardWork, call: Callable[[], object]) -> None:
-    """Let an error fail its shard only. Too many rejects end the task."""
-    try:
-        call()
-    except TooManyRejectsError:
-        raise
-    except Exception as error:
-        work.failure = error
-        expected = isinstance(error, OSError | HiTVideoError | WorkerError)
-        log.error("%s failed: %s", work.shard, error, exc_info=None if expected else error)
-
-
-def receipt_of(work: ShardWork, contract: str) -> dict[str, Any]:
-    """Return the receipt of a shard. Raises ShardError if a sample is lost or duplicated."""
-    found = len(work.listing.samples) + len(work.listing.bad) + bool(work.listing.truncated)
-    clips = len(work.records)
-    if work.tokenized + len(work.rejects) != found or work.keys != work.records.keys() or len(work.keys) != clips:
-        raise ShardError(
-            f"{work.shard}: samples are lost or duplicated: {found} found, {work.tokenized} tokenized, {len(work.rejects)} "
-            f"rejected; {clips} clips with {len(work.keys)} keys"
-        )
-    return {
-        "stem": work.shard.stem,
-        "source": work.shard.name,
-        **work.source,
-        "videos": found,
-        "samples_in": clips + len(work.rejects),
-        "samples_out": clips,
-        "rejected": len(work.rejects),
-        "rejects": sorted(work.rejects, key=lambda reject: (reject["key"], reject["reason"])),
-        "contract": contract,
-    }
 
 
 def tokenize_shard(shard: Shard, out: Path, device_tokenizer: DeviceTokenizer, pool: DecodingPool) -> None:
