@@ -120,10 +120,10 @@ def _phases(settings: VideoTokenizerRun, states: float) -> tuple[PhasePlan, ...]
 
 
 def phase_cost(settings: VideoTokenizerRun, phase: PhaseSection, number: int = 0) -> tuple[float, float]:
-    """Peak bytes of one micro-batch in a phase, without weights and gradients, and the FLOPs that torch counts for one clip in the
-    same pass. Clips are decoded from all levels.
+    """Peak bytes of one micro-batch in a phase, without weights and gradients, and the FLOPs that torch counts for one clip.
 
-    LPIPS counts if its weight is above 0, even if its files are not yet given.
+    Both are of the same pass; its clips are decoded from all levels. LPIPS counts if its weight is above 0, even
+    if its files are not yet given.
     """
     clip, levels = settings.clip_in(phase), len(settings.hierarchy.levels)
     with FakeTensorMode():
