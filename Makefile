@@ -1,4 +1,4 @@
-# make demo   train a video tokenizer, tokenize, pretrain on two processes, generate and report (about 10 minutes on two cores)
+# make demo   train a video tokenizer, tokenize, pretrain on two processes, generate and report (about 15 minutes on two cores)
 # make test   every test that this machine can run, and lint;   make test-fast   the quick ones;   make test-gpu   those for GPUs
 # Each sets up .venv/ by itself. Needed: Python ≥ 3.11, make and a C++ compiler.
 

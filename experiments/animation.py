@@ -52,7 +52,7 @@ def main(run: str, out: str) -> int:
     model = hitvideo.load_run(run)
     columns = [model.generate(list(PROMPTS), levels=levels) for levels in (1, None)]
     tokens = [sum(codes.size for codes in videos[0].codes) for videos in columns]
-    heads = ("prompt", f"{tokens[0]} tokens (level 0)", f"all {tokens[1]} tokens")
+    heads = ("prompt", f"{tokens[0]} tokens", f"{tokens[1]} tokens")
     animate(PROMPTS, [[video.frames for video in videos] for videos in columns], heads, columns[0][0].fps, Path(out))
     return 0
 

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 
 SOURCES = ("hitvideo", "pretrain", "tokenize_shards", "yaml_configs")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+SIMULATES = "from hitvideo.planning.simulation.published import rows; assert len(rows()) > 100"
 HITVIDEO = Path(sys.executable).with_name("hitvideo")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -71,6 +72,12 @@ def test_a_wheel_works_outside_the_checkout(commands: Path, checkout: Path, tmp_
     figures = json.loads(output(commands / "hitvideo", "plan", "pretrain/tiny.yaml", "--json", cwd=tmp_path))
     assert figures["parameters"] > 1_000_000
     assert (Path(found).parent / "py.typed").is_file()
+    words = ("--prompt", "a red circle moves right on a black background", "--out", "red.mp4")
+    output(commands / "hitvideo", "generate", "--run", "showcase", *words, cwd=tmp_path)
+    assert "showcase" not in [path.name for path in tmp_path.iterdir()], "it is the one in the wheel"
+    shown = output(commands / "hitvideo", "show", "red.mp4", cwd=tmp_path)
+    assert "a red circle moves right" in shown
+    output(commands / "python", "-c", SIMULATES, cwd=tmp_path)
 
 
 def test_the_version_names_the_commit_of_a_checkout() -> None:
