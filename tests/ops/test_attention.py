@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hitvideo.errors import ConfigError
 from hitvideo.ops.attention import Backend, attention, choose, flash_missing
@@ -72,6 +73,14 @@ def test_flash(queries: int, keys: int, kv_heads: int, causal: bool) -> None:
 @pytest.mark.parametrize("kv_heads", [4, 1])
 def test_sdpa_on_the_gpu(kv_heads: int) -> None:
     check(9, 9, kv_heads, True, "sdpa", torch.bfloat16, 3e-2, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"])
+def test_every_kernel_of_sdpa_on_the_gpu(kernel: str) -> None:
+    with sdpa_kernel(getattr(SDPBackend, kernel)):
+        check(64, 64, 4, True, "sdpa", torch.bfloat16, 3e-2, "cuda")
 
 
 def test_causal_needs_a_key_for_every_query() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hitvideo.checkpoints.reader import Reader
+from hitvideo.data.pack import write_moving_shapes
 from hitvideo.ops.attention import flash_missing
 from hitvideo.runs.directory import RunDirectory, read_metrics
 from tests.conftest import ROOT
-from tests.pretrain.runs import compare, metrics, words
-from tests.samples import make_token_shards
+from tests.pretrain.runs import TOKENIZER, TOKENIZER_WORDS, compare, metrics, words
+from tests.samples import make_token_shards, tiny_hierarchy
 
 RANKS = max(1, min(2, torch.cuda.device_count()))
 
@@ -64,6 +67,35 @@ def test_zero_stages_agree(tmp_path: Path, manifest: Path) -> None:
     for rows in runs[1:]:
         for mine, theirs in zip(runs[0], rows, strict=True):
             assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-2)
+
+
+def test_saving_while_it_trains_changes_nothing(tmp_path: Path, manifest: Path) -> None:
+    """A copy to the host for each step's checkpoint, and the next step at once."""
+    more = ["parallel.zero_stage=3", "train.dtype=bf16", "train.steps=40"]
+    quiet = trained(tmp_path, manifest, "quiet", *more, "checkpoint.every=99")
+    compare(quiet, trained(tmp_path, manifest, "saving", *more, "checkpoint.every=1"), "saving", rel=0)
+
+
+PHASES = [
+    "loss.adversarial={weight: 0.2, channels: 8, layers: 2}", "checkpoint.every=1", "checkpoint.keep_last=9", "train.ema=0.9",
+    "phases=[{name: whole, steps: 4}, {name: sharp, steps: 4, adversarial: true, train: decoder, size: [48, 64]}]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_phases_of_a_video_tokenizer(tmp_path: Path, dtype: str) -> None:
+    """Rehearsed first, as all runs on GPUs are. The decoder's phase begins from the averages, and leaves the encoder alone."""
+    shards = tmp_path / "shards"
+    write_moving_shapes(shards, 40, seed=0, clip=tiny_hierarchy()[1], objects="1", per_shard=20)
+    arguments = [TOKENIZER, f"data.video_shards={shards}", f"run.root={tmp_path}", "run.name=a", *TOKENIZER_WORDS, *PHASES]
+    assert start([*arguments, f"train.dtype={dtype}"], "-m", "pretrain.video_tokenizer").wait(300) == 0
+    rows = metrics(tmp_path / "a")
+    assert len(rows) == 8
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in rows)
+    before, after = (Reader(tmp_path / f"a/checkpoints/step-{step:08d}") for step in (5, 8))
+    moved = {name.split(".")[1] for name in before.names if not torch.equal(before.full(name), after.full(name))}
+    assert "decoder" in moved
+    assert not moved & {"encoder", "quantizer"}
 
 
 @pytest.mark.skipif(flash_missing("cuda", torch.bfloat16) is not None, reason="needs flash-attn")
