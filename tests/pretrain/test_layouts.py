@@ -83,7 +83,8 @@ def test_the_comparison_sees_a_gradient_that_is_not_added_up(tmp_path: Path, man
     one = run(tmp_path, manifest, "one", 1, "train.steps=3")
     arguments = words(tmp_path, manifest, "broken", "parallel.tensor=2", *extra.split(), "train.steps=3")
     assert run_ranks(broken, 2, arguments, method) == [0, 0]
-    with pytest.raises(AssertionError, match="grad_norm"):
+    # A small share of the norm may hide it there; then the next step's loss shows it.
+    with pytest.raises(AssertionError, match=r"'broken', \d, '(grad_norm|loss\w*)'"):
         compare(one, metrics(tmp_path / "broken"), "broken")
 
 
