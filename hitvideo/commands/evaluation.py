@@ -89,8 +89,9 @@ def evaluate_meaning(words: argparse.Namespace) -> None:
         clips = list(rendered(total, words.seed, clip))
         figures = meaning(video_tokenizer, clips[: words.num], clips[words.num :], bar.update)
     figures["seed"] = words.seed
-    save_figures(words.run, "meaning", figures)
-    print(json.dumps(figures) if words.json else meaning_table(figures))
+    table = meaning_table(figures)
+    save_figures(words.run, "meaning", {**figures, "table": table})
+    print(json.dumps(figures) if words.json else table)
 
 
 def _how_fvd_was_measured(weights: Path, clips: int, clip: ClipShape) -> dict[str, object]:
@@ -120,9 +121,11 @@ def evaluate_captions(words: argparse.Namespace) -> None:
     if similarity:
         found = similarity(prompts, videos)
         figures["clip_similarity"] = round(sum(found) / len(found), 3)
-    save_figures(words.run, "captions" if words.combinations == "all" else f"captions-{words.combinations}", figures)
+    table = captions.caption_table(figures)
+    name = "captions" if words.combinations == "all" else f"captions-{words.combinations}"
+    save_figures(words.run, name, {**figures, "table": table})
     shown = list(zip(prompts, videos, strict=True))[: 2 * EXAMPLES]
     save_videos(words.run, "prompts", f"Prompts, guidance {captions.guidance_text(drawing)}", shown, generator.clip.fps)
     captions.show_guidance(generator, prompts[:EXAMPLES], drawing, words.run)
-    print(captions.caption_table(figures), file=sys.stderr)  # the standard output is the figures alone
+    print(table, file=sys.stderr)  # the standard output is the figures alone
     print(json.dumps(figures))

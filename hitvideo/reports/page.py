@@ -151,7 +151,9 @@ def _note(text: str) -> str:
 
 
 def _results(name: str, values: dict[str, Any]) -> str:
-    """A table of figures by prefix of levels, or by name; and one line of the single figures."""
+    """The table that the command printed, if it keeps one; else figures by prefix of levels, or by name, and single ones."""
+    if isinstance(values.get("table"), str):
+        return f"<h3>Evaluation: {html.escape(name)}</h3><pre>{html.escape(values['table'])}</pre>"
     lists = {key: value for key, value in values.items() if isinstance(value, list) and value and _numbers(value)}
     most = max(map(len, lists.values()), default=0)
     rows = [("levels", *map(str, range(1, most + 1)))] if lists else []

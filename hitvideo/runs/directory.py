@@ -90,7 +90,7 @@ class RunDirectory:
         if str(path) == SHOWCASE.name and not directory.config.is_file():
             directory = cls(SHOWCASE)
         if not directory.config.is_file():
-            raise ConfigError(f"{path}: not a run directory: it has no config.yaml; give runs/NAME")
+            raise ConfigError(f"{path}: not a run directory: it has no config.yaml; give runs/NAME, or showcase to generate")
         return directory
 
     @property

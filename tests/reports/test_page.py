@@ -44,6 +44,14 @@ def test_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> Non
     assert "25.5" in page
 
 
+def test_the_table_that_an_evaluation_keeps_is_shown_as_it_was_printed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    save_figures(run, "captions", {"caption_accuracy": {"colour": 0.9}, "chance": {}, "table": "  colour\n  90 % <b>"})
+    headline = write([run])
+    assert headline["caption_accuracy"] == {"colour": 0.9}
+    assert "<pre>  colour\n  90 % &lt;b&gt;</pre>" in Path(headline["report"]).read_text()
+
+
 def test_runs_of_one_program_share_pictures_and_rows(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("a", "_<i>b")]
     frames = np.zeros((4, 16, 16, 3), np.uint8)
