@@ -121,7 +121,7 @@ class _Memory:
 
 
 def _best(settings: PretrainRun, nodes: int, count: Counts, memory: _Memory) -> Candidate | None:
-    """The fastest setting that fits on so many nodes, or None."""
+    """The fastest setting that fits on this many nodes, or None."""
     runs = [(predict(run, count), run) for run in _settings(settings, nodes)]
     refused = False
     for prediction, run in sorted(runs, key=lambda pair: pair[0].step_s):
@@ -133,7 +133,7 @@ def _best(settings: PretrainRun, nodes: int, count: Counts, memory: _Memory) -> 
 
 
 def _settings(settings: PretrainRun, nodes: int) -> Iterator[PretrainRun]:
-    """Every setting that the trainer can run on so many nodes."""
+    """Every setting that the trainer can run on this many nodes."""
     cluster = settings.cluster.model_copy(update={"nodes": nodes})
     stages = [stage for stage in (1, 2, 3) if nodes * cluster.devices_per_node > 1 or stage == 1]
     for layout in _layouts(settings):
