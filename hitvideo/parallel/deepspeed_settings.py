@@ -10,7 +10,7 @@ from hitvideo.errors import ConfigError
 from hitvideo.settings.training import ParallelSection, TrainSection
 
 PERSISTENT = 100_000
-"""ZeRO-3 keeps every parameter of at most this many entries whole on each rank: to start a gather costs more than to hold it."""
+"""ZeRO-3 keeps parameters of at most this many entries whole on each rank: to gather one costs more than to hold it."""
 
 
 def deepspeed_config(parallel: ParallelSection, train: TrainSection, accumulation: int, block: int = 0) -> dict[str, Any]:
