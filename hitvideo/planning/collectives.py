@@ -23,11 +23,11 @@ Volumes = dict[tuple[Axis, Kind], float]
 """Bytes per step."""
 
 
-def volumes(settings: PretrainRun, share: float, shards: int, accumulation: int) -> Volumes:
-    """All collectives of one rank's step; `share`: one tensor-parallel rank's weights."""
+def volumes(settings: PretrainRun, shards: int, accumulation: int) -> Volumes:
+    """All collectives of one rank's step."""
     with torch.device("meta"):
         model = share_of_model(settings)
-    found = _zero(settings, model, share, shards, accumulation) if shards > 1 else {}
+    found = _zero(settings, model, shards, accumulation) if shards > 1 else {}
     if settings.parallel.tensor > 1:
         found |= _tensor(settings, model, accumulation)
     if settings.parallel.context > 1:
@@ -35,7 +35,7 @@ def volumes(settings: PretrainRun, share: float, shards: int, accumulation: int)
     return found
 
 
-def _zero(settings: PretrainRun, model: LanguageModel, share: float, shards: int, accumulation: int) -> Volumes:
+def _zero(settings: PretrainRun, model: LanguageModel, shards: int, accumulation: int) -> Volumes:
     """Gradients are reduced in fp32. ZeRO-0 and -1 do so once a step, ZeRO-2 and -3 once a micro-batch.
 
     For ZeRO-2 DeepSpeed reduces each gradient on all ranks, and a rank keeps its part: with a reduction to one rank at a time,
@@ -48,6 +48,7 @@ def _zero(settings: PretrainRun, model: LanguageModel, share: float, shards: int
         reduced = accumulation * weights.all * FP32_BYTES
         return {("zero", "all-gather"): gathered * width, ("zero", "reduce-scatter"): reduced}
     reductions = accumulation if parallel.zero_stage == 2 else 1
+    share = sum(parameter.numel() for parameter in model.parameters())
     found: Volumes = {("zero", "all-reduce"): reductions * share * FP32_BYTES}
     if parallel.zero_stage:
         found["zero", "all-gather"] = share * width

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
-from hitvideo.planning.shares import share_of_model
 from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
 from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states
 from hitvideo.settings.programs import PretrainRun
@@ -92,9 +89,7 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     full = training_flops_per_row(model, full_attention=True) * train.global_batch
     again = recomputed_flops_per_row(model, parallel.activation_checkpointing) * train.global_batch
     compute = (flops + again) / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu)
-    with torch.device("meta"):
-        held = sum(p.numel() for p in share_of_model(settings).parameters())  # norms and level embeddings are on every rank
-    sent = zero, tensor, context = traffic_bytes(settings, held, shards, accumulation)
+    sent = zero, tensor, context = traffic_bytes(settings, shards, accumulation)
     traffic = traffic_seconds(sent, settings)
     step = max(compute, traffic)
     layout, hours = model.layout, train.steps * step / 3600

@@ -10,14 +10,14 @@ _NEAR_REACHED, _FAR_REACHED = 0.75, 0.92
 46 of 50 GB/s on an adapter of 400 Gbit/s (NVIDIA/nccl-tests, issues 212 and 290)."""
 
 
-def traffic_bytes(settings: PretrainRun, share: float, shards: int, accumulation: int) -> tuple[float, float, float]:
-    """Bytes that a rank sends per step along ZeRO's, the tensor and the context axis; `share`: one tensor rank's weights.
+def traffic_bytes(settings: PretrainRun, shards: int, accumulation: int) -> tuple[float, float, float]:
+    """Bytes that a rank sends per step along ZeRO's, the tensor and the context axis.
 
     Of a collective of n bytes over r ranks, each rank sends n (r - 1) / r; of an all-reduce twice that.
     """
     ranks = {"zero": shards, "tensor": settings.parallel.tensor, "context": settings.parallel.context}
     sent = dict.fromkeys(ranks, 0.0)
-    for (axis, kind), size in volumes(settings, share, shards, accumulation).items():
+    for (axis, kind), size in volumes(settings, shards, accumulation).items():
         sent[axis] += size * (2 if kind == "all-reduce" else 1) * (ranks[axis] - 1) / ranks[axis]
     return sent["zero"], sent["tensor"], sent["context"]
 

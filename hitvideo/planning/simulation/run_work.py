@@ -62,7 +62,7 @@ class Counts:
         if kind not in self._known:
             train = settings.train.model_copy(update={"micro_batch": rows})
             run = settings.model_copy(update={"parallel": layout, "train": train})
-            self._known[kind] = traffic_bytes(run, self.parameters / layout.tensor, _SHARDS, steps)
+            self._known[kind] = traffic_bytes(run, _SHARDS, steps)
         return self._known[kind]
 
 
