@@ -21,8 +21,8 @@ from experiments.tables import RESULTS, provenance, write_tables
 from hitvideo.errors import HiTVideoError
 
 NAMES = {
-    "levels": "levels", "hierarchy-lm": "hierarchy_lm", "guidance": "guidance", "temporal": "temporal", "schedule": "schedule",
-    "rope": "rope", "long": "long_video", "pyramids": "pyramids", "ancestors": "ancestors",
+    "levels": "levels", "seeds": "seeds", "hierarchy-lm": "hierarchy_lm", "guidance": "guidance", "temporal": "temporal",
+    "schedule": "schedule", "rope": "rope", "long": "long_video", "pyramids": "pyramids", "ancestors": "ancestors",
 }  # fmt: skip
 """Experiments and their modules. Each has `plan` and `tables`, COSTS and TABLES; its docstring says what it asks."""
 

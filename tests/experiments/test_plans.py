@@ -146,3 +146,8 @@ def test_a_trial_run_is_resumed_and_not_repeated(tmp_path: Path, monkeypatch: py
     assert {path.name for path in kept if now[path] != kept[path]} == {"3d-0-drawn.json", "1d-0-drawn.json"}
     assert now[out / "figures/3d-0-drawn.json"] == 1, "a figure that was there was measured again"
     assert "| 3D, aligned |" in (out / "RESULTS.md").read_text()
+
+
+def test_levels_without_clips_says_what_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["levels", "--out", str(tmp_path)]) == 2
+    assert "--clips" in capsys.readouterr().err
