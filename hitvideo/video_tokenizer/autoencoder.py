@@ -121,4 +121,4 @@ class Decoder(nn.Module):
             features = recomputed(
                 self.whole_blocks and isinstance(module, Block), module, features, carry
             )  # (B, C, T, H / patch, W / patch) at the end
-        return depth_to_space(self.last(features, carry), self.patch)
+        return depth_to_space(self.last(features, carry), self.patch).contiguous()

@@ -50,22 +50,20 @@ class CausalConv3d(nn.Module):
         if self.time_pad:
             seen = None if carry is None else carry.get(self)
             front = features[:, :, :1].expand(-1, -1, self.time_pad, -1, -1) if seen is None else seen
-            features = torch.cat((front, features), dim=2)  # (B, C, pad + t, h, w)
+            features = channels_last(torch.cat((front, features), dim=2))  # (B, C, pad + t, h, w)
             if carry is not None:
                 carry[self] = features[:, :, -self.time_pad :].clone()  # a view would keep the whole chunk in memory
-        if self.conv.kernel_size[1:] == (1, 1) and self.conv.stride[1:] == (1, 1):
-            return self._over_time(features)
-        return cast(Tensor, self.conv(features))
+        (taps, *space), (_, *steps) = self.conv.kernel_size, self.conv.stride
+        if taps == 1:
+            frames = F.conv2d(folded(features), self.conv.weight[:, :, 0], self.conv.bias, steps, self.conv.padding[1:])
+            return unfolded(frames, len(features))  # (B, C, t, h, w)
+        return self._over_time(features) if space == steps == [1, 1] else cast(Tensor, self.conv(features))
 
     def _over_time(self, features: Tensor) -> Tensor:
-        """Apply a (k, 1, 1) kernel as k matrix products on shifted frames, which is faster than the convolution on CPUs."""
-        frames = features.movedim(1, -1)  # (B, pad + t, h, w, C), contiguous if channels are last in memory
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        out = F.linear(frames[:, kernel - 1 :: stride], self.conv.weight[:, :, kernel - 1, 0, 0], self.conv.bias)
-        for tap in range(kernel - 1):
-            shifted = frames[:, tap : frames.shape[1] - kernel + 1 + tap : stride]
-            out = out + F.linear(shifted, self.conv.weight[:, :, tap, 0, 0])
-        return out.movedim(-1, 1)  # (B, C, t / stride, h, w)
+        """Apply a (k, 1, 1) kernel as a 2D convolution of (k, 1) on t × (h · w), a view if channels are last."""
+        size = features.shape[3:]
+        rows: Tensor = F.conv2d(features.flatten(3), self.conv.weight[..., 0], self.conv.bias, (self.conv.stride[0], 1))
+        return rows.view(*rows.shape[:3], *size)  # (B, C, t / stride, h, w)
 
 
 def keep_variance(conv: nn.Conv3d) -> None:
@@ -83,10 +81,7 @@ class FrameNorm(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(channels, NORM_GROUPS), channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        batch, channels, t, h, w = features.shape
-        frames: Tensor = features.transpose(1, 2).reshape(batch * t, channels, h, w)  # a view if channels are last in memory
-        frames = self.norm(frames)  # (B·t, C, h, w)
-        return frames.view(batch, t, channels, h, w).transpose(1, 2)  # (B, C, t, h, w)
+        return unfolded(self.norm(folded(features)), len(features))  # (B, C, t, h, w)
 
 
 class Block(nn.Module):
@@ -159,9 +154,9 @@ def rms_normalise(latents: Tensor) -> Tensor:
 def depth_to_space(features: Tensor, stride: Triple) -> Tensor:
     """(B, C · st · sh · sw, t, h, w) → (B, C, t · st, h · sh, w · sw); the inverse of `space_to_depth`."""
     batch, _, t, h, w = features.shape
-    split = features.reshape(batch, -1, *stride, t, h, w)  # (B, C, st, sh, sw, t, h, w)
-    spread = split.permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B, C, t, st, h, sh, w, sw)
-    return channels_last(spread.reshape(batch, -1, t * stride[0], h * stride[1], w * stride[2]))
+    split = features.movedim(1, -1).reshape(batch, t, h, w, -1, *stride)  # (B, t, h, w, C, st, sh, sw)
+    spread = split.permute(0, 1, 5, 2, 6, 3, 7, 4)  # (B, t, st, h, sh, w, sw, C)
+    return spread.reshape(batch, t * stride[0], h * stride[1], w * stride[2], -1).movedim(-1, 1)
 
 
 def space_to_depth(features: Tensor, stride: Triple) -> Tensor:
@@ -169,10 +164,20 @@ def space_to_depth(features: Tensor, stride: Triple) -> Tensor:
     batch, channels, t, h, w = features.shape
     st, sh, sw = stride
     split = features.reshape(batch, channels, t // st, st, h // sh, sh, w // sw, sw)
-    gathered = split.permute(0, 1, 3, 5, 7, 2, 4, 6)  # (B, C, st, sh, sw, t, h, w)
-    return channels_last(gathered.flatten(1, 4))
+    gathered = split.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (B, t, h, w, C, st, sh, sw)
+    return gathered.flatten(4).movedim(-1, 1)
 
 
 def channels_last(features: Tensor) -> Tensor:
-    """The same values with channels innermost in memory, which makes 3D convolutions of few channels much faster."""
+    """The same values with channels innermost in memory: the order in which every layer computes, without copies between."""
     return features.contiguous(memory_format=torch.channels_last_3d)
+
+
+def folded(features: Tensor) -> Tensor:
+    """(B, C, t, h, w) → (B · t, C, h, w): a view if channels are last in memory."""
+    return features.transpose(1, 2).flatten(0, 1)
+
+
+def unfolded(frames: Tensor, batch: int) -> Tensor:
+    """(B · t, C, h, w) → (B, C, t, h, w): a view, the inverse of `folded`."""
+    return frames.view(batch, -1, *frames.shape[1:]).transpose(1, 2)

@@ -65,7 +65,9 @@ class HierarchicalQuantized:
 
 
 class Projection(nn.Conv3d):
-    """1×1×1 convolution, in fp32 whatever the autocast or weight dtype, so that codes do not depend on rounding."""
+    """1×1×1 convolution as one matrix product, in fp32 whatever the autocast or weight dtype, so that codes do not depend on
+    rounding.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -74,7 +76,8 @@ class Projection(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         assert self.bias is not None
         with full_precision(input):
-            return F.conv3d(input.float(), self.weight.float(), self.bias.float())
+            out = F.linear(input.float().movedim(1, -1), self.weight.float().flatten(1), self.bias.float())
+            return out.movedim(-1, 1)
 
 
 class Refinement(nn.Module):

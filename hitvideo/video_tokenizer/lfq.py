@@ -64,10 +64,8 @@ class LFQ(Quantizer):
 
 def signs_to_indices(signs: Tensor) -> Tensor:
     """(B, num_bits, t, h, w) in {-1, +1} → (B, t, h, w) int64; channel 0 is the most significant bit."""
-    indices = torch.zeros_like(signs[:, 0], dtype=torch.int64)
-    for channel in (signs > 0).unbind(1):
-        indices = indices * 2 + channel
-    return indices
+    places = 1 << torch.arange(signs.shape[1] - 1, -1, -1, device=signs.device)  # (num_bits,)
+    return ((signs > 0) * places.view(-1, 1, 1, 1)).sum(dim=1)
 
 
 def indices_to_signs(indices: Tensor, num_bits: int) -> Tensor:
@@ -89,9 +87,10 @@ def _mean_tables(logits: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def _code_probabilities(logits: Tensor) -> Tensor:
-    """(positions, n) → (positions, 2**n): every code's probability, the product of its bits'; the first bit is the highest."""
-    table = logits.new_ones(len(logits), 1)
-    for logit in logits.unbind(1):
-        bit = torch.stack((torch.sigmoid(-logit), torch.sigmoid(logit)), dim=1)  # (positions, 2)
-        table = (table[:, :, None] * bit[:, None]).flatten(1)
-    return table
+    """(positions, n) → (positions, 2**n): every code's probability, the product of its bits'; the first bit is the highest.
+
+    Σ over the bits of log sigmoid(± a) = Σ over the set bits of a - Σ over all bits of softplus(a): one matrix product.
+    """
+    codes = torch.arange(1 << logits.shape[1], device=logits.device)
+    bits = (codes >> torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)[:, None]) & 1  # (n, 2**n)
+    return (logits @ bits.to(logits) - F.softplus(logits).sum(dim=1, keepdim=True)).exp()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hitvideo.settings.video_tokenizer import LossSection
@@ -36,11 +35,9 @@ def distances(
     likelihood with a variance fitted to each clip (VidTok learns one for all); `perceptual`, the mean over clips, if the
     function is given; `distance`, the weighted sum.
     """
-    parts = {
-        "l1": F.l1_loss(video, target),
-        "l2": F.mse_loss(video, target),
-        "log_l2": ((video - target).square().flatten(1).mean(1) + _LOG_FLOOR).log().mean(),
-    }
+    difference = video - target
+    of_clips = difference.square().flatten(1).mean(1)  # (B,)
+    parts = {"l1": difference.abs().mean(), "l2": of_clips.mean(), "log_l2": (of_clips + _LOG_FLOOR).log().mean()}
     weights = {"l1": loss.l1, "l2": loss.l2, "log_l2": loss.log_l2}
     if perceptual:
         parts["perceptual"], weights["perceptual"] = perceptual(video, target).mean(), loss.perceptual.weight
