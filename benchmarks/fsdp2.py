@@ -3,7 +3,7 @@
     python -m benchmarks.fsdp2
 
 Both train the same model on the same row with AdamW, timed in turn in one process group, in fp32 (gloo on CPUs, NCCL on two
-GPUs). Prints seconds per step of each and the ratio of their tokens per second.
+GPUs). Prints seconds per step of each and the ratio of their tokens per second, as medians over the rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hitvideo.parallel.topology import Topology, start
 from hitvideo.settings.training import ParallelSection, TrainSection
 from tests.worlds import run_ranks
 
-ROUNDS = 5
+ROUNDS = 9
 CLIP, LR = 1.0, 1e-4
 
 
@@ -54,12 +54,14 @@ def fsdp2(topology: Topology) -> Callable[[], None]:
     return step
 
 
-def measure() -> tuple[dict[str, float], int]:
+def measure() -> tuple[list[dict[str, float]], int]:
+    """Seconds of each round's steps, and the number of slots."""
     with start(tensor=1) as topology:
         ours, length = deepspeed(topology)
         sides = {"zero-3": ours, "fsdp2": fsdp2(topology)}
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(ROUNDS + 1):  # the first is a warm-up
+        rounds = []
+        for _ in range(ROUNDS + 1):
+            seconds = {}
             for name, step in sides.items():
                 torch.distributed.barrier()
                 begin = time.perf_counter()
@@ -67,13 +69,14 @@ def measure() -> tuple[dict[str, float], int]:
                 if topology.device.type == "cuda":
                     torch.cuda.synchronize()
                 torch.distributed.barrier()
-                if turn:
-                    seconds[name].append(time.perf_counter() - begin)
-        return {name: statistics.median(times) for name, times in seconds.items()}, length
+                seconds[name] = time.perf_counter() - begin
+            rounds.append(seconds)
+        return rounds[1:], length  # the first was a warm-up
 
 
 if __name__ == "__main__":
-    medians, slots = run_ranks(measure, 2, timeout=1200)[0]
-    for side, median in medians.items():
-        print(f"{side:7} {median:.3f} s per step")
-    print(f"2 processes, {slots} slots each, tokens/s ZeRO-3 : FSDP2 = {medians['fsdp2'] / medians['zero-3']:.2f} : 1")
+    found, slots = run_ranks(measure, 2, timeout=1200)[0]
+    for side in found[0]:
+        print(f"{side:7} {statistics.median(row[side] for row in found):.3f} s per step")
+    ratio = statistics.median(row["fsdp2"] / row["zero-3"] for row in found)
+    print(f"2 processes, {slots} slots each, tokens/s ZeRO-3 : FSDP2 = {ratio:.2f} : 1")

@@ -117,7 +117,7 @@ class PlainLoop:
         turn = Rotation(self.turn.cos[start:stop], self.turn.sin[start:stop])
         for layer, block in enumerate(self.model.trunk.blocks):
             normed = block.attention_norm(x)
-            q, k, v = (getattr(block.attention, name)(normed).unflatten(-1, (-1, self.head_dim)) for name in "qkv")
+            q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in block.attention.qkv(normed))
             if self.model.section.qk_norm:
                 q, k = block.attention.q_norm(q), block.attention.k_norm(k)
             cache[layer, 0, :, start:stop], cache[layer, 1, :, start:stop] = rotate(k, turn), v

@@ -22,14 +22,15 @@ from hitvideo.data.rows import TokenSource, check_levels
 from hitvideo.data.token_shards import TokenDataset
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import replace_json, replacing
+from hitvideo.llm.compiled import compile_trunk
 from hitvideo.llm.init import Law
-from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
+from hitvideo.ops.norm import use_apex
 from hitvideo.ops.precision import DTYPES
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.initial import draw_weights
-from hitvideo.parallel.topology import Topology
+from hitvideo.parallel.share import share_of_model
 from hitvideo.planning.flops import meta_model, training_flops_per_row
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.writer import RunWriter
@@ -65,7 +66,11 @@ class LanguageModelTask(Task):
 
         if run.directory.writer:
             log_cut_captions(TokenSource(dataset, layout, text, seed, 0.0))
-        model = make_model(settings, run.topology)
+        model = make_model(settings)
+        if train.norm == "apex":
+            use_apex(model, run.topology.device)
+        if train.compile:
+            compile_trunk(model.trunk, run.topology.device, whole=run.topology.tensor * run.topology.context == 1)
         self._cost = Cost(layout.length, training_flops_per_row(meta_model(settings)))
         super().__init__(
             settings,
@@ -85,7 +90,7 @@ class LanguageModelTask(Task):
         """Make what the input shows of each micro-batch, if that differs from the batch."""
         share, seed = self.settings.train.corrupt, self.settings.run.seed
         self._seen = iter(
-            torch.from_numpy(corrupted(batch.numpy(), self._layout, share, seed, step, places.tolist()))
+            _pinned_like(batch, torch.from_numpy(corrupted(batch.numpy(), self._layout, share, seed, step, places.tolist())))
             for batch, places in zip(batches, self.training.places, strict=True)
             if share
         )
@@ -132,19 +137,15 @@ class LanguageModelTask(Task):
             save_file(merged, file)
 
 
-def make_model(settings: PretrainRun, topology: Topology) -> LanguageModel:
-    """The model, or this tensor-parallel rank's share of it, on the meta device: the engine gives it memory."""
-    parallel = settings.parallel
-    layers: Layers = DenseLayers()
-    trunk_layers: Layers | None = None
-    if topology.tensor * topology.context > 1:
-        from hitvideo.parallel.layers import MegatronLayers
+def _pinned_like(batch: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """`shown` in pinned memory if `batch` is: a copy to the device then waits for nothing."""
+    return shown.pin_memory() if batch.is_pinned() else shown
 
-        layers = MegatronLayers(topology.tensor, torch.float32)
-        if parallel.sequence or parallel.context > 1:
-            trunk_layers = MegatronLayers(topology.tensor, torch.float32, parallel.sequence, parallel.context > 1)
+
+def make_model(settings: PretrainRun) -> LanguageModel:
+    """The model, or this tensor-parallel rank's share of it, on the meta device: the engine gives it memory."""
     with torch.device("meta"):
-        return LanguageModel(settings.llm, make_layout(settings), layers, trunk_layers, parallel.activation_checkpointing)
+        return share_of_model(settings)
 
 
 def text_tokenizer(settings: PretrainRun, dataset: TokenDataset | Blend, directory: RunWriter) -> TextTokenizer:

@@ -130,9 +130,9 @@ def validation_losses(task: Task) -> dict[str, float]:
     """Means over the held-out samples, the same ones every time and for every number of ranks."""
     if task.validation is None:
         return {}
-    sums: dict[str, float] = {}
+    sums: dict[str, torch.Tensor] = {}
     batches = [batch for number in range(task.train.validation_batches) for batch in task.validation(number)]
     for batch in batches:
-        for name, value in task.validate(batch.to(task.engine.topology.device)).items():
-            sums[f"validation_{name}"] = sums.get(f"validation_{name}", 0.0) + value.item() / len(batches)
-    return task.engine.mean(sums)
+        for name, value in task.validate(batch.to(task.engine.topology.device, non_blocking=True)).items():
+            sums[name] = sums.get(name, 0.0) + value.double() / len(batches)
+    return task.engine.mean({f"validation_{name}": value.item() for name, value in sums.items()})

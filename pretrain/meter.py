@@ -29,7 +29,7 @@ class Meter:
         self._heartbeat = heartbeat
         self._usage = Usage(engine.topology.device)
         self._step: list[dict[str, torch.Tensor]] = []
-        self._norm = math.nan
+        self._norm: torch.Tensor | float = math.nan
         self._reset()
 
     def _reset(self) -> None:
@@ -67,7 +67,7 @@ class Meter:
                 self._losses[name] = self._losses.get(name, 0.0) + value
         self._steps += 1
         self._skipped += not applied
-        self._norm = self._engine.grad_norm if applied else self._norm
+        self._norm = self._engine.unread_norm if applied else self._norm
         self._step = []
 
     def row(self) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Meter:
         seconds = sum(self._seconds[name] for name in TRAINING_PHASES)
         means = self._engine.mean({**means, "data_wait_s": self._seconds["fetch"] / self._steps, "seconds": seconds})
         rate = self._steps * self._rows_per_step / means.pop("seconds")
-        row = {**means, "grad_norm": self._norm, "rows_per_s": rate, **self._usage.row()}
+        row = {**means, "grad_norm": float(self._norm), "rows_per_s": rate, **self._usage.row()}
         if self._skipped:
             row["skipped"] = self._skipped
         self._reset()

@@ -23,19 +23,24 @@ def load_model(directory: RunDirectory, settings: PretrainRun, device: torch.dev
     """
     with torch.device("meta"):
         model = LanguageModel(settings.llm, make_layout(settings))
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model.to(torch.bfloat16 if device.type == "cuda" else torch.float32).heads.float()
     weights = directory.model_weights()
+    if fault := _misfit(model, weights):
+        raise ConfigError(f"{directory.path}: its weights do not fit its config.yaml: {fault}")
     fingerprint = weights_digest(weights)
-    placed = {}
-    for name in list(weights):  # one after the other, so that what is converted is let go of
-        kind = torch.float32 if name.startswith("heads.") else dtype
-        placed[name] = weights.pop(name).to(device, kind)
-    try:
-        model.load_state_dict(placed, assign=True)
-    except RuntimeError as error:
-        found = short(" ".join(str(error).split()), 400)
-        raise ConfigError(f"{directory.path}: its weights do not fit its config.yaml: {found}") from error
+    places = model.to_empty(device=device).state_dict()
+    for name in list(weights):  # one after the other, so that what is copied is let go of
+        places[name].copy_(weights.pop(name))
     return model.eval(), fingerprint
+
+
+def _misfit(model: LanguageModel, weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The first weight that the model or the file lacks, or that has another shape there."""
+    ours, theirs = ({name: list(tensor.shape) for name, tensor in each.items()} for each in (model.state_dict(), weights))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            return f"{short(name)} has shape {theirs.get(name, 'none')}, config.yaml says {ours.get(name, 'none')}"
+    return None
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,10 @@ class KVCache:
         self._store[layer, 1, :, self.seen : stop] = v
         return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
 
+    def layer(self, number: int) -> LayerCache:
+        """One layer's part."""
+        return LayerCache(self, number)
+
     def advance(self, slots: int) -> None:
         """Move on by `slots`, once every layer has appended them."""
         self.seen += slots
@@ -40,3 +45,14 @@ class KVCache:
     def keep(self, rows: int) -> None:
         """Go on with the first `rows` rows of the batch alone."""
         self._store = self._store[:, :, :rows]
+
+
+class LayerCache(NamedTuple):
+    """What one layer sees of a cache."""
+
+    cache: KVCache
+    number: int
+
+    def extend(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`KVCache.extend` for this layer."""
+        return self.cache.extend(self.number, k, v)

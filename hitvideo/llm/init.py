@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hitvideo.llm.fused import shares
+
 RESIDUAL, PLAIN, ONES = "residual", "plain", "ones"
 RULES = (
     (r"(^|[._])norm\.weight$", ONES),
@@ -22,15 +24,13 @@ RULES = (
 )
 
 
-def full_shape(
-    parameter: torch.Tensor, tensor_parallel: int, local: Sequence[int] | None = None
-) -> tuple[tuple[int, ...], int]:
+def full_shape(parameter: torch.Tensor, tensor_parallel: int, local: Sequence[int]) -> tuple[tuple[int, ...], int]:
     """Shape of the undivided parameter, and the dimension it is divided along (-1: none).
 
-    `local` is the shape of this rank's share, needed if the parameter itself is empty (as under ZeRO-3).
+    `local`: the shape of this rank's share of it, or of a part of it.
     """
     dim = getattr(parameter, "partition_dim", -1) if getattr(parameter, "tensor_model_parallel", False) else -1
-    shape = list(local or parameter.shape)
+    shape = list(local)
     if dim >= 0:
         shape[dim] *= tensor_parallel
     return tuple(shape), dim
@@ -63,5 +63,7 @@ class Law(NamedTuple):
 def initialize(model: nn.Module, width: int, layers: int, seed: int, rank: int = 0, tensor_parallel: int = 1) -> None:
     """Fill every parameter of a whole model with its initial weights, or with this tensor-parallel rank's share of them."""
     law = Law(width, layers, seed)
-    for name, parameter in model.named_parameters():
-        parameter.copy_(law.share(name, *full_shape(parameter, tensor_parallel), rank, tensor_parallel))
+    for _, parameter, parts in shares(model):
+        rows = torch.split(parameter, [shape[0] for shape in parts.values()])
+        for (name, shape), part in zip(parts.items(), rows, strict=True):
+            part.copy_(law.share(name, *full_shape(parameter, tensor_parallel, shape), rank, tensor_parallel))

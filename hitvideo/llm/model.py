@@ -20,8 +20,9 @@ from torch import nn
 from hitvideo.llm.cache import KVCache
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
+from hitvideo.llm.recompute import Recompute
 from hitvideo.llm.rope import Rotation, rotation
-from hitvideo.llm.transformer import Recompute, Transformer
+from hitvideo.llm.transformer import Transformer
 from hitvideo.sequence.layout import NO_SLOT, SequenceLayout
 from hitvideo.sequence.vocab import NONE, PAD
 from hitvideo.settings.language_model import LLMSection

@@ -1,4 +1,4 @@
-"""RMSNorm: NVIDIA apex's fused kernel if it is available, else plain PyTorch, which is the reference.
+"""RMSNorm: PyTorch's own, which has a fused kernel on GPUs and which torch.compile fuses further; NVIDIA apex's if a run asks.
 
 x / √(mean(x²) + eps) · weight over the last dimension, in fp32 (Zhang & Sennrich 2019, as in Llama).
 """
@@ -12,6 +12,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from hitvideo.errors import ConfigError
 
 
 @cache
@@ -43,11 +45,28 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.share = share
 
+    @staticmethod
+    def normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """`rms_norm`, as what `use_apex` and a compiled run replace."""
+        return rms_norm(x, weight, eps)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (…, D) → (…, D)
         weight = self.share(self.weight) if self.share else self.weight
-        if apex_missing(x.device) is None:
-            from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+        return self.normalise(x, weight, self.eps)
 
-            out: torch.Tensor = fused_rms_norm_affine(x, weight, weight.shape, self.eps)
-            return out
-        return rms_norm(x, weight, self.eps)
+
+def apex_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """`rms_norm` by apex's kernel."""
+    from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+
+    out: torch.Tensor = fused_rms_norm_affine(x, weight, weight.shape, eps)
+    return out
+
+
+def use_apex(model: nn.Module, device: torch.device) -> None:
+    """Let all norms of a model run by apex's kernel. Raises ConfigError if it cannot run on this device."""
+    if missing := apex_missing(device):
+        raise ConfigError(f"train.norm is 'apex', but {missing}; use train.norm=torch")
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.normalise = apex_norm  # type: ignore[method-assign]

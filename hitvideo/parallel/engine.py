@@ -114,7 +114,7 @@ class Engine:
         self._engine.step()
         if self.zero_stage == 3:  # DeepSpeed overwrites only what gets a gradient; a part at rest would keep its last, or NaN
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        if not math.isfinite(self.grad_norm):
+        if not (self._engine.was_step_applied() if self._norm_by_zero else math.isfinite(self._norm)):
             return False
         for average, master in self._averaged(lambda part: part not in self._frozen):
             done = self.adam.state[master]["step"].double()  # on the weights' device: reading its value would wait for the step
@@ -145,9 +145,19 @@ class Engine:
     @property
     def grad_norm(self) -> float:
         """Norm of the last step's gradients before clipping, of all parts without a clip of their own; not finite if any
-        gradient was not.
+        gradient was not. The number waits for the device; `unread_norm` does not.
         """
-        return float(self._engine.get_global_grad_norm()) if self.zero_stage and not self._clips else self._norm
+        return float(self.unread_norm)
+
+    @property
+    def unread_norm(self) -> torch.Tensor | float:
+        """`grad_norm`, which may still be on the device, where the update that follows it is under way."""
+        norm: torch.Tensor | float = self._engine.get_global_grad_norm() if self._norm_by_zero else self._norm
+        return norm
+
+    @property
+    def _norm_by_zero(self) -> bool:
+        return bool(self.zero_stage) and not self._clips
 
     def _spoil(self) -> None:
         """Set the gradients to NaN: DeepSpeed then skips the step on every rank, because their global norm is NaN."""

@@ -1,19 +1,22 @@
 """The map from parameters to ZeRO's flat buffers, for this rank's share of the weights and Adam states.
 
 A fragment is a run of consecutive elements of one parameter (after tensor-parallel division, flattened) that lies in one
-flat buffer. Several buffers have the same layout: the fp32 master weights, both Adam moments and, if the run keeps one, the
-moving average of the weights. Saving a checkpoint reads fragments; loading one writes them. A fragment's (name, tensor rank,
-offset, length) means the same under every topology and ZeRO stage.
+flat buffer; the parts of a fused matrix count as parameters of their own. Several buffers have the same layout: the fp32
+master weights, both Adam moments and, if the run keeps one, the moving average of the weights. Saving a checkpoint reads
+fragments; loading one writes them. A fragment's (name, tensor rank, offset, length) means the same under every topology and
+ZeRO stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 from hitvideo.checkpoints.reader import AVERAGE, WEIGHT
+from hitvideo.llm.fused import shares
 from hitvideo.parallel.engine import Engine
 
 
@@ -34,8 +37,9 @@ class Fragment(NamedTuple):
 def fragments(engine: Engine) -> Iterator[Fragment]:
     """Yield this rank's fragments in the order of the model's parameters."""
     collect = {0: _whole, 3: _partitioned}.get(engine.zero_stage, _mapped)
-    for number, (name, parameter) in enumerate(engine.model.named_parameters()):
-        yield from collect(engine, number, name, parameter)
+    for number, (name, parameter, parts) in enumerate(shares(engine.model)):
+        for held in collect(engine, number, name, parameter):
+            yield from _of_parts(held, parts)
 
 
 def buffers(engine: Engine) -> list[dict[str, torch.Tensor]]:
@@ -76,6 +80,17 @@ def refresh_weights(engine: Engine) -> None:
     if persistent:
         persistent[0].partition(persistent)
         persistent[0].all_gather(persistent)
+
+
+def _of_parts(held: Fragment, parts: dict[str, tuple[int, ...]]) -> Iterator[Fragment]:
+    """A fragment of a whole parameter as those of its parts, which lie end to end."""
+    begin = 0
+    for name, shape in parts.items():
+        end = begin + math.prod(shape)
+        first, last = max(held.offset, begin), min(held.offset + held.length, end)
+        if first < last:
+            yield Fragment(name, first - begin, last - first, held.buffer, held.start + first - held.offset)
+        begin = end
 
 
 def _whole(engine: Engine, number: int, name: str, parameter: Any) -> Iterator[Fragment]:

@@ -13,6 +13,7 @@ from hitvideo.checkpoints import listing
 from hitvideo.checkpoints.listing import damage
 from hitvideo.checkpoints.reader import AVERAGE, WEIGHT, Division, Reader
 from hitvideo.errors import ConfigError
+from hitvideo.llm.fused import shares
 from hitvideo.llm.init import full_shape
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.fragments import adam_states, buffers, fragments, refresh_weights
@@ -59,10 +60,11 @@ def newest(directory: Path, engine: Engine) -> Path | None:
 
 
 def shapes(engine: Engine) -> dict[str, Any]:
-    """name → [full shape, divided dimension or -1]. ZeRO-3 empties parameters, but remembers their shape."""
+    """name → [full shape, divided dimension or -1]; of a fused matrix, those of its parts."""
     tensor = engine.topology.tensor
     found = {}
-    for name, parameter in engine.model.named_parameters():
-        full, dim = full_shape(parameter, tensor, getattr(parameter, "ds_shape", parameter.shape))
-        found[name] = [list(full), dim]
+    for _, parameter, parts in shares(engine.model):
+        for name, local in parts.items():
+            full, dim = full_shape(parameter, tensor, local)
+            found[name] = [list(full), dim]
     return found

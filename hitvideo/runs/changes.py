@@ -25,7 +25,7 @@ OPTION = "--allow-change"
 DATA_KEYS = ("data.manifest", "data.blend", "data.video_shards")
 FREE_KEYS = (
     "train.steps", "train.micro_batch", "train.log_every", "train.validate_every", "train.validation_batches",
-    "train.rehearse",
+    "train.rehearse", "train.compile", "train.norm",
     *DATA_KEYS, "data.workers", "video_tokenizer.weights", "run.root",
     "faults.most_rollbacks", "faults.most_damaged", "faults.hang_seconds", "faults.heartbeat_seconds",
 )  # fmt: skip

@@ -41,7 +41,8 @@ class LLMSection(Section):
     qk_norm: bool = False
     """Apply RMSNorm to queries and keys, per head."""
     attention: Literal["auto", "flash", "sdpa"] = "auto"
-    """Attention kernel. flash: flash-attn; sdpa: PyTorch's; auto: flash-attn if it can run here."""
+    """Attention kernel. sdpa: PyTorch's own; flash: the newest FlashAttention that is installed; auto: the fastest that can run
+    here, of FlashAttention 3 or 4, cuDNN's (Hopper and later), flash-attn 2 and PyTorch's own, in this order."""
 
     @model_validator(mode="after")
     def _check(self) -> LLMSection:

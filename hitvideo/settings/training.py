@@ -30,8 +30,8 @@ class ParallelSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = 3
     """What ZeRO shards over the ranks. 1: Adam's states; 2: gradients too; 3: weights too; 0: nothing."""
     activation_checkpointing: Literal["none", "selective", "block"] = "none"
-    """What the backward pass recomputes instead of keeping. selective: attention's core and SwiGLU's product only, or a video
-    tokenizer's norms and activations; block: whole blocks."""
+    """What the backward pass recomputes instead of keeping. selective: all but the results of matrix products and
+    attention, or a video tokenizer's norms and activations; block: whole blocks."""
     bucket: Positive = 50_000_000
     """Entries of gradients that ZeRO reduces at a time, and of weights that ZeRO-3 gathers ahead; for ZeRO-3 at least those
     of one transformer block."""
@@ -124,6 +124,12 @@ class TrainSection(Section):
 class LLMTrainSection(TrainSection):
     """Batch, optimizer (AdamW), learning rate, loss weights and the rhythm of logging."""
 
+    compile: bool = False
+    """Compile the transformer's blocks with torch.compile at the first step, which takes a minute or so the first time: each
+    as a whole, or with tensor or context parallelism only its norms, RoPE and SwiGLU. Needs a C++ compiler, on a GPU Triton."""
+    norm: Literal["torch", "apex"] = "torch"
+    """Kernel of RMSNorm. torch: PyTorch's; apex: NVIDIA apex's, built from source, which `compile` cannot fuse with its
+    neighbours."""
     text_loss_weight: float = Field(0.1, ge=0)
     """Weight of a caption token's loss; a video token's is 1."""
     corrupt: Fraction = 0.0

@@ -26,7 +26,7 @@ SETTINGS = load_settings_as(PretrainRun, TINY, SMALL)
 def weights() -> dict[str, torch.Tensor]:
     model = LanguageModel(SETTINGS.llm, make_layout(SETTINGS))
     initialize(model, SETTINGS.llm.width, SETTINGS.llm.layers, 0)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return dict(model.state_dict())
 
 
 @pytest.fixture

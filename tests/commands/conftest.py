@@ -50,7 +50,7 @@ def llm_run(out: Path, weights: Path) -> None:
     (out / "weights").mkdir(parents=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
     save_file(model.state_dict(), out / "weights/model.safetensors")
-    write_checkpoint(out / "checkpoints/step-00000001", dict(model.named_parameters()), 1, 1)
+    write_checkpoint(out / "checkpoints/step-00000001", dict(model.state_dict()), 1, 1)
     TextTokenizer.train(["a red thing moves", "a green thing, number 4"] * 3, 400).save(out / "text_tokenizer.model")
     replace_json(out / "video_tokenizer.json", {"fingerprint": weights_fingerprint(weights), "weights": str(weights)})
 

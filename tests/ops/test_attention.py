@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend, current_flash_attention_impl, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hitvideo.errors import ConfigError
-from hitvideo.ops.attention import Backend, attention, choose, flash_missing
+from hitvideo.ops.attention import Backend, attention, choose, flash_missing, ranked, usable
 
 
 def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -59,6 +62,26 @@ def test_sdpa(queries: int, keys: int, kv_heads: int, causal: bool) -> None:
     check(queries, keys, kv_heads, causal, "sdpa", torch.float32, 1e-5, "cpu")
 
 
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor that any operator has made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.entries = max([self.entries, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize(("queries", "causal"), [(64, True), (1, True)])
+def test_grouped_keys_and_values_are_not_repeated(queries: int, causal: bool) -> None:
+    """With 16 query heads on one key/value head: neither keys as large as the queries, nor 64² scores of a head."""
+    q, k, v = (torch.randn(1, slots, heads, 8, requires_grad=True) for slots, heads in ((queries, 16), (64, 1), (64, 1)))
+    with Largest() as largest:
+        attention(q, k, v, causal=causal, backend="sdpa").sum().backward()
+    assert largest.entries <= max(q.numel(), k.numel(), 64 * queries)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="flash-attn is not installed")
@@ -102,3 +125,38 @@ def test_the_error_names_the_command_that_installs_flash_attn() -> None:
         choose("flash", "cuda", torch.bfloat16)
     assert choose("auto", "cuda", torch.bfloat16) == "sdpa"
     assert "pip install" in str(flash_missing(torch.device("cuda", 1), torch.bfloat16))
+
+
+FA2, FA3, FA4 = "flash_attn.flash_attn_interface", "flash_attn_interface", "flash_attn.cute.interface"
+
+
+@pytest.mark.parametrize(
+    ("major", "modules", "cudnn", "expected"),
+    [
+        (9, {FA2, FA3, FA4}, True, ["FA3", "FA4", "cudnn", "flash", "sdpa"]),
+        (9, {FA2}, True, ["cudnn", "flash", "sdpa"]),
+        (9, {FA2}, False, ["flash", "sdpa"]),
+        (9, set(), True, ["cudnn", "sdpa"]),
+        (10, {FA3, FA4}, True, ["FA4", "cudnn", "sdpa"]),
+        (8, {FA2, FA3, FA4}, True, ["flash", "sdpa"]),  # cuDNN's is slower than flash-attn on Ampere
+        (7, {FA2, FA3, FA4}, True, ["sdpa"]),
+    ],
+)
+def test_the_order_of_kernels(major: int, modules: set[str], cudnn: bool, expected: list[str]) -> None:
+    assert list(ranked(major, modules, cudnn)) == expected
+
+
+def test_full_precision_has_only_sdpa() -> None:
+    assert usable("cuda", torch.float32) == usable("cpu", torch.bfloat16) == ("sdpa",)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_every_kernel_that_can_run_here(kv_heads: int) -> None:
+    for backend in usable("cuda", torch.bfloat16):
+        wish = {"sdpa": "sdpa", "flash": "flash"}.get(backend, "auto")
+        found = choose(wish, "cuda", torch.bfloat16)  # type: ignore[arg-type]
+        assert current_flash_attention_impl() == (found if found in ("FA3", "FA4") else None)
+        check(64, 64, kv_heads, True, found, torch.bfloat16, 3e-2, "cuda")
+    choose("sdpa", "cuda", torch.bfloat16)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from hitvideo.ops.norm import RMSNorm, apex_missing, rms_norm
+from hitvideo.errors import ConfigError
+from hitvideo.ops.norm import RMSNorm, apex_missing, rms_norm, use_apex
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 5, 32, generator=GENERATOR) * torch.logspace(-3, 3, 5)[:, None]
@@ -51,10 +52,13 @@ def test_share_wraps_the_weight() -> None:
 
 def test_apex_on_the_cpu() -> None:
     assert "CUDA" in str(apex_missing("cpu"))
+    with pytest.raises(ConfigError, match=r"train\.norm is 'apex', but .*CUDA.*train\.norm=torch"):
+        use_apex(RMSNorm(32, 1e-5), torch.device("cpu"))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(apex_missing("cuda") is not None or not torch.cuda.is_available(), reason="needs CUDA and NVIDIA apex")
 def test_apex() -> None:
     norm = RMSNorm(32, 1e-5).cuda()
+    use_apex(norm, torch.device("cuda"))
     torch.testing.assert_close(norm(X.cuda()).cpu(), rms_norm(X, torch.ones(32), 1e-5), atol=1e-5, rtol=1e-5)

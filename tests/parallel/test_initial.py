@@ -37,7 +37,7 @@ def settings(*words: str) -> PretrainRun:
 def expected(run: PretrainRun) -> dict[str, torch.Tensor]:
     """The law, written out: σ = 1/√width, or 1/√(2·layers·width) where a matrix writes to the residual stream; norms are 1."""
     found, width = {}, run.llm.width
-    for name, parameter in meta_model(run).named_parameters():
+    for name, parameter in meta_model(run).state_dict().items():
         if name.endswith("norm.weight"):
             found[name] = torch.ones(parameter.shape)
             continue
@@ -50,18 +50,33 @@ def expected(run: PretrainRun) -> dict[str, torch.Tensor]:
 def drawn(run: PretrainRun) -> Pieces:
     """This rank's part of each parameter: its offset, and the fp32 weights, their average, and what the forward uses."""
     with start(run.parallel.tensor) as topology:
-        engine = Engine(make_model(run, topology), topology, run.parallel, run.train)
+        engine = Engine(make_model(run), topology, run.parallel, run.train)
         draw_weights(engine, Law(run.llm.width, run.llm.layers, run.run.seed))
-        used = dict(engine.model.named_parameters())
+        used: dict[str, Any] = dict(engine.model.named_parameters())
         pieces: Pieces = {}
         for fragment in fragments(engine):
             span = slice(fragment.start, fragment.start + fragment.length)
             master, average = (flats[fragment.buffer].detach().view(-1)[span] for flats in (engine.masters, engine.averages))
-            parameter: Any = used[fragment.name]
-            held = parameter.ds_tensor if run.parallel.zero_stage == 3 else parameter.detach().view(-1)[fragment.offset :]
+            name, before = place(run, fragment.name)
+            parameter, first = used[name], before + fragment.offset
+            if run.parallel.zero_stage == 3:
+                held = parameter.ds_tensor[first - topology.shard_rank * parameter.ds_tensor.numel() :]
+            else:
+                held = parameter.detach().view(-1)[first:]
             parts = (master, average, held[: fragment.length])
             pieces[fragment.name] = (fragment.offset, [part.float().clone().numpy() for part in parts])
         return pieces
+
+
+def place(run: PretrainRun, name: str) -> tuple[str, int]:
+    """The parameter that holds a weight, and how many entries of other weights come before it there, on this rank."""
+    matrix = re.fullmatch(r"(trunk\.blocks\.\d+\.(?:attention|mlp))\.(q|k|v|gate|up)\.weight", name)
+    if matrix is None:
+        return name, 0
+    llm = run.llm
+    rows = {"q": 0, "k": llm.width, "v": llm.width + llm.kv_heads * llm.head_dim, "gate": 0, "up": llm.hidden}[matrix[2]]
+    fused = "gate_up" if matrix[2] in ("gate", "up") else "qkv"
+    return f"{matrix[1]}.{fused}.column.weight", rows // run.parallel.tensor * llm.width
 
 
 def drawn_by_all(runs: list[PretrainRun], ports: list[int]) -> list[Pieces]:
@@ -117,7 +132,7 @@ def divides(name: str) -> bool:
 def groups(run: PretrainRun) -> list[int]:
     """Numbers of weights in each of DeepSpeed's groups, decayed ones first."""
     with start(1) as topology:
-        engine = Engine(make_model(run, topology), topology, run.parallel, run.train)
+        engine = Engine(make_model(run), topology, run.parallel, run.train)
         return [flat.numel() for flat in engine.masters]
 
 
@@ -143,7 +158,7 @@ def peaks(run: PretrainRun) -> tuple[int, int]:
     with start(run.parallel.tensor) as topology:
         before = resident()
         engine_module._allocate = measured  # in this rank's process only
-        engine = Engine(make_model(run, topology), topology, run.parallel, run.train)
+        engine = Engine(make_model(run), topology, run.parallel, run.train)
         draw_weights(engine, Law(run.llm.width, run.llm.layers, run.run.seed))
         return allocated[0] - before, peak() - before
 

@@ -47,6 +47,7 @@ FURTHER = {
         "parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=selective",
         "parallel.context=2 parallel.zero_stage=1",
         "train.micro_batch=1",
+        "train.compile=true parallel.tensor=2 parallel.activation_checkpointing=selective",
     ],
     4: [
         "parallel.zero_stage=0 parallel.tensor=2",

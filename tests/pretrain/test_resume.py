@@ -59,6 +59,7 @@ MORE = [
         (2, "parallel.zero_stage=1", [(1, "parallel.zero_stage=3"), (2, "parallel.tensor=2 parallel.zero_stage=3")]),
         (2, "parallel.zero_stage=0 parallel.tensor=2", [(2, "parallel.tensor=1 parallel.zero_stage=3")]),
         (1, "train.dtype=bf16 parallel.zero_stage=1", []),
+        (1, "train.compile=true", [(1, "train.compile=false"), (2, "parallel.tensor=2")]),
     ],
 )
 def test_same_layout_resumes_bit_equal_and_any_other_to_rounding(
