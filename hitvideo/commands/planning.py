@@ -7,7 +7,6 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hitvideo import config
 from hitvideo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_config(words: argparse.Namespace) -> None:
+    from hitvideo import config
     from hitvideo.settings import explain
     from hitvideo.settings.programs import load_settings
 
@@ -109,6 +109,8 @@ def show_plan(words: argparse.Namespace) -> None:
         return
     phases, caution = figures.pop("phases", ()), figures.pop("caution", "")
     for key, value in figures.items():
+        if value is None:
+            continue
         print(f"{key:26} {value:,.3f}" if isinstance(value, float) else f"{key:26} {value:{',' * isinstance(value, int)}}")
     for phase in phases:
         print(f"  phase {phase['name']:18} {phase['total_gib']:,.3f} GiB, of which activations {phase['activations_gib']:,.3f}")

@@ -2,26 +2,26 @@
 
 One rank's share of a model runs forward and backward under torch's fake tensors and memory tracker. So exactly what the
 code keeps is counted, recomputation and logits included. A language model runs with two and with three layers; the
-difference is what each further layer takes. The kernels are the CPU's except for the norm: a GPU's fused kernel keeps its
-input and one number a row, where the CPU's keeps fp32 copies.
+difference is what each further layer takes. For a GPU fused_kernels.py changes what norms and compiled blocks keep.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from hitvideo.ops import norm
 from hitvideo.ops.precision import DTYPES
-from hitvideo.planning.shares import share_of_model
+from hitvideo.parallel.fake_ranks import fake_ranks
+from hitvideo.parallel.share import share_of_model
+from hitvideo.planning.fused_kernels import use_fused_kernels
 from hitvideo.settings.programs import PretrainRun
 
 
@@ -50,9 +50,12 @@ def peak_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> float:
 
 def _layers_peak(settings: PretrainRun, layers: int) -> float:
     """A language model's `activation_bytes` with this many layers."""
-    kernels = _fused_norm() if settings.cluster.trains_on == "gpu" else nullcontext()
-    with FakeTensorMode(), default_dtype(DTYPES[settings.train.dtype]), kernels:
-        model = share_of_model(settings, layers)
+    few = settings.model_copy(update={"llm": settings.llm.model_copy(update={"layers": layers})})
+    dtype = DTYPES[settings.train.dtype]
+    with fake_ranks(settings.parallel), FakeTensorMode(), default_dtype(dtype):
+        model = share_of_model(few, dtype)
+        if settings.cluster.trains_on == "gpu":
+            use_fused_kernels(model, settings.train.compile)
         model.slots(torch.device("cpu"))
         layout = model.layout
         rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
@@ -68,31 +71,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-@contextmanager
-def _fused_norm() -> Iterator[None]:
-    """Norms keep what a GPU's kernel does; fake tensors of a GPU would need a torch that was built for one."""
-    before = norm.rms_norm
-    norm.rms_norm = lambda x, weight, eps: cast(torch.Tensor, _FusedNorm.apply(x, weight))  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        norm.rms_norm = before
-
-
-class _FusedNorm(torch.autograd.Function):
-    """Shapes and memory of torch's `_fused_rms_norm`, without its arithmetic."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32))
-        return torch.empty_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        x, weight, _ = ctx.saved_tensors
-        return torch.empty_like(x), torch.empty_like(weight)
 
 
 class _Total(MemTracker):  # type: ignore[no-untyped-call]

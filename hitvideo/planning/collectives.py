@@ -12,8 +12,9 @@ import torch
 
 from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
+from hitvideo.parallel.fake_ranks import fake_ranks
+from hitvideo.parallel.share import share_of_model
 from hitvideo.planning.gathers import gathers
-from hitvideo.planning.shares import share_of_model
 from hitvideo.planning.zero import FP32_BYTES
 from hitvideo.settings.programs import PretrainRun
 
@@ -25,7 +26,7 @@ Volumes = dict[tuple[Axis, Kind], float]
 
 def volumes(settings: PretrainRun, shards: int, accumulation: int) -> Volumes:
     """All collectives of one rank's step."""
-    with torch.device("meta"):
+    with fake_ranks(settings.parallel), torch.device("meta"):
         model = share_of_model(settings)
     found = _zero(settings, model, shards, accumulation) if shards > 1 else {}
     if settings.parallel.tensor > 1:
@@ -58,15 +59,14 @@ def _zero(settings: PretrainRun, model: LanguageModel, shards: int, accumulation
 def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> Volumes:
     """Sums of slots, of the loss' terms, and of the gradients of those norms that every rank applies to its own part.
 
-    In a block the forward sums after both row layers; the backward sums before each of the five column layers (q, k, v, gate,
-    up). Recomputing a block repeats the first of its row layers' sums: the second one's result is not needed. If slots are
-    split over the ranks, a sum is a reduce-scatter; a column layer gathers slots in the forward and again in the backward, a
-    row layer in the backward.
+    In a block the forward sums after both row layers, the backward before both column layers. Recomputing a block repeats the
+    first of its row layers' sums: the second one's result is not needed. If slots are split over the ranks, a sum is a
+    reduce-scatter; a column layer gathers slots in the forward and again in the backward, a row layer in the backward.
     """
     parallel, llm, layout = settings.parallel, settings.llm, model.layout
     batch, again = settings.train.micro_batch, parallel.activation_checkpointing == "block"
     trunk = batch * (layout.length - 1) // parallel.context * llm.width
-    sums = llm.layers * (2 + 5 + again) * trunk
+    sums = llm.layers * (2 + 2 + again) * trunk
     embeddings = len(layout.grids) if llm.ancestors else 1  # one more for each level but the finest
     slots = embeddings * batch * (layout.length - 1) * layout.vocab.width * llm.width
     slots += batch * (layout.window - 1) * llm.width  # the backward of the text's head
@@ -80,7 +80,7 @@ def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> V
     found: Volumes = {}
     if parallel.sequence:
         norms += (llm.layers * 2 + 1) * llm.width
-        gathered = llm.layers * (5 + 5 + 2 + 5 * again) + 2  # the backward of the trunk's entry, and its exit
+        gathered = llm.layers * (2 + 2 + 2 + 2 * again) + 2  # the backward of the trunk's entry, and its exit
         found["tensor", "all-gather"] = accumulation * gathered * trunk * width
         found["tensor", "reduce-scatter"] = accumulation * sums * width
     else:

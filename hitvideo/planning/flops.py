@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.hierarchy import ClipShape
 from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.transformer import Recompute
+from hitvideo.llm.recompute import Recompute
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
@@ -43,13 +43,13 @@ def training_flops_per_row(model: LanguageModel, full_attention: bool = False) -
 
 
 def recomputed_flops_per_row(model: LanguageModel, recompute: Recompute) -> float:
-    """FLOPs of one row that the backward pass computes again: none, attention's core, or blocks up to their last product.
+    """FLOPs of one row that the backward pass computes again: none, or with `block` all blocks up to their last product.
 
     The backward needs the last product's inputs, but not its result.
     """
     slots, attention = model.layout.length - 1, _attention(model) / 2
     last = model.section.layers * model.section.width * model.section.hidden
-    return float(slots * {"none": 0, "selective": attention, "block": 2 * (_matrices(model) - last) + attention}[recompute])
+    return float(slots * {"none": 0, "selective": 0, "block": 2 * (_matrices(model) - last) + attention}[recompute])
 
 
 def _matrices(model: LanguageModel) -> int:
@@ -77,3 +77,10 @@ def training_flops_per_clip(settings: VideoTokenizerRun, clip: ClipShape | None 
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         VideoTokenizer(settings.video_tokenizer, settings.hierarchy)(torch.empty(1, 3, *extent))
     return FORWARD_AND_BACKWARD * float(counter.get_total_flops())
+
+
+def encoding_flops_per_clip(settings: VideoTokenizerRun) -> float:
+    """FLOPs of one clip's way to codes, as a tokenization job computes it."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        VideoTokenizer(settings.video_tokenizer, settings.hierarchy).eval().encode(torch.empty(1, 3, *settings.clip.extent))
+    return float(counter.get_total_flops())

@@ -5,14 +5,17 @@ Model states are arithmetic (zero.py), activations are measured without a device
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from hitvideo.llm.fused import shares
 from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
+from hitvideo.planning.cost import MILLION, checkpoints_kept, shard_bytes, usd_of
 from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
 from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
-from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states
+from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states, software_bytes
 from hitvideo.settings.programs import PretrainRun
 
 _MANY_SHARDS = 256
@@ -43,6 +46,8 @@ class LanguageModelPlan:
     """Activations, including logits and recomputation."""
     logits_gib: float
     """The part of `activations_gib` that is the widest head's logits in fp32 and their gradient."""
+    software_gib: float
+    """CUDA's context and NCCL's buffers, which torch's allocator does not see."""
     total_gib: float
     available_gib: float
     start_host_gib: float
@@ -53,6 +58,10 @@ class LanguageModelPlan:
     """Host memory for one rank's copy of its state while a checkpoint is written."""
     checkpoint_gib: float
     """One checkpoint on disk: the files of all ranks."""
+    checkpoint_s: float
+    """Time to write one at cluster.storage_gbs, next to training."""
+    storage_gib: float
+    """The most that the run's checkpoints take on disk at once."""
     zero_gib_per_step: float
     tensor_gib_per_step: float
     context_gib_per_step: float
@@ -68,6 +77,13 @@ class LanguageModelPlan:
     """What limits the run: "memory", "traffic" or "compute"."""
     hours: float
     device_hours: float
+    usd: float | None
+    """The run's price; null: cluster.usd_per_device_hour is not given."""
+    device_hours_per_million_clips: float
+    """Of training on each clip once."""
+    usd_per_million_clips: float | None
+    shards_gb_per_million_clips: float
+    """Token shards, in 10⁹ bytes."""
     caution: str
     """What the figures do not show; empty if nothing."""
 
@@ -81,10 +97,12 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     accumulation = train.accumulation(data_ranks)
     parameters = sum(p.numel() for p in model.parameters())
     share = parameters / parallel.tensor
-    states = model_states(share, parallel, train, shards)
+    block = max(sum(p.numel() for p in block.parameters()) for block in model.trunk.blocks) // parallel.tensor
+    states = model_states(share, parallel, train, shards, block)
     start_host, start_device = _start(settings, model, states)
     activations = activation_bytes(settings)
-    total = states.total + activations
+    software = software_bytes(parallel, world) if cluster.trains_on == "gpu" else 0
+    total = states.total + activations + software
     flops = training_flops_per_row(model) * train.global_batch
     full = training_flops_per_row(model, full_attention=True) * train.global_batch
     again = recomputed_flops_per_row(model, parallel.activation_checkpointing) * train.global_batch
@@ -93,6 +111,9 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     traffic = traffic_seconds(sent, settings)
     step = max(compute, traffic)
     layout, hours = model.layout, train.steps * step / 3600
+    checkpoint = float(parameters * FP32_BYTES * (4 if train.ema else 3))
+    million = hours * world / (train.steps * train.global_batch) * MILLION
+    clip_bytes = shard_bytes(settings.hierarchy, layout.length - 1 - layout.window)
     return LanguageModelPlan(
         parameters=parameters,
         tokens_per_row=layout.length,
@@ -109,12 +130,15 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         buckets_gib=states.buckets / GIB,
         activations_gib=activations / GIB,
         logits_gib=_logits(model) * train.micro_batch * 2 * 4 / parallel.tensor / GIB,
+        software_gib=software / GIB,
         total_gib=total / GIB,
         available_gib=cluster.memory_gib,
         start_host_gib=start_host / GIB,
         start_device_gib=start_device / GIB,
         host_gib=host_bytes(share, parallel, train, shards) / GIB,
-        checkpoint_gib=parameters * (16 if train.ema else 12) / GIB,
+        checkpoint_gib=checkpoint / GIB,
+        checkpoint_s=checkpoint / (cluster.storage_gbs * 1e9),
+        storage_gib=checkpoint * checkpoints_kept(settings.checkpoint, train.steps) / GIB,
         zero_gib_per_step=zero / GIB,
         tensor_gib_per_step=tensor / GIB,
         context_gib_per_step=context / GIB,
@@ -125,6 +149,10 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         binds="memory" if total > cluster.memory_gib * GIB else "traffic" if traffic > compute else "compute",
         hours=hours,
         device_hours=hours * world,
+        usd=usd_of(hours * world, cluster),
+        device_hours_per_million_clips=million,
+        usd_per_million_clips=usd_of(million, cluster),
+        shards_gb_per_million_clips=clip_bytes * MILLION / 1e9,
         caution=_caution(settings, shards),
     )
 
@@ -144,7 +172,8 @@ def _start(settings: PretrainRun, model: LanguageModel, states: ModelStates) -> 
     parameter = largest / settings.parallel.tensor * DTYPES[settings.train.dtype].itemsize
     placing = states.weights + (parameter if partitioned else states.weights)
     kept = states.weights + states.masters + states.gradients + states.average
-    return max(largest * FP32_BYTES, states.weights if partitioned else 0), max(placing, kept)
+    drawn = max(math.prod(shape) for _, _, parts in shares(model) for shape in parts.values())  # fused ones by part
+    return max(drawn * FP32_BYTES, states.weights if partitioned else 0), max(placing, kept)
 
 
 def _logits(model: LanguageModel) -> int:

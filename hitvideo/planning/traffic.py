@@ -5,7 +5,7 @@ from __future__ import annotations
 from hitvideo.planning.collectives import volumes
 from hitvideo.settings.programs import PretrainRun
 
-_NEAR_REACHED, _FAR_REACHED = 0.75, 0.92
+NEAR_REACHED, FAR_REACHED = 0.75, 0.92
 """Shares of the links' nominal rates that NCCL's collectives reach: 330 of 450 GB/s over NVLink 4 and 230 of 300 over NVLink 3;
 46 of 50 GB/s on an adapter of 400 Gbit/s (NVIDIA/nccl-tests, issues 212 and 290)."""
 
@@ -30,7 +30,7 @@ def traffic_seconds(sent: tuple[float, float, float], settings: PretrainRun) -> 
     """
     zero, tensor, context = sent
     cluster, parallel = settings.cluster, settings.parallel
-    near, far = cluster.near_gbs * 1e9 * _NEAR_REACHED, cluster.node_gbs * 1e9 * _FAR_REACHED
+    near, far = cluster.near_gbs * 1e9 * NEAR_REACHED, cluster.node_gbs * 1e9 * FAR_REACHED
     apart = min(parallel.tensor, cluster.devices_per_node)  # ranks of a node that gather different weights
     shards = cluster.nodes * cluster.devices_per_node / parallel.tensor
     whole = zero * shards / (shards - 1) if shards > 1 else 0.0

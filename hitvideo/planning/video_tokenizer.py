@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hitvideo.metrics.lpips import LPIPS
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import default_dtype, peak_bytes
-from hitvideo.planning.flops import FORWARD_AND_BACKWARD, training_flops_per_clip
-from hitvideo.planning.zero import GIB, model_states
+from hitvideo.planning.cost import MILLION, hours_of, shard_bytes, usd_of
+from hitvideo.planning.flops import FORWARD_AND_BACKWARD, encoding_flops_per_clip, training_flops_per_clip
+from hitvideo.planning.zero import GIB, model_states, software_bytes
 from hitvideo.settings.programs import VideoTokenizerRun
 from hitvideo.settings.video_tokenizer import PhaseSection
 from hitvideo.video_tokenizer.objective import Objective
@@ -28,7 +29,7 @@ class PhasePlan:
     activations_gib: float
     """Peak of activations and temporary tensors in one micro-batch, the discriminator's and LPIPS' included."""
     total_gib: float
-    """Activations, model states and the weights of LPIPS."""
+    """Activations, model states, the weights of LPIPS, and what CUDA and NCCL take."""
     tflops_per_clip: float
     """What a device executes for one clip, forward and backward, recomputation, discriminator and LPIPS included."""
 
@@ -46,6 +47,7 @@ class VideoTokenizerPlan:
     tokens_per_clip: int
     bits_per_pixel: float
     forward_tflops_per_clip: float
+    encode_tflops_per_clip: float
     training_tflops_per_step: float
     accumulation: int
     weights_gib: float
@@ -53,6 +55,8 @@ class VideoTokenizerPlan:
     optimizer_gib: float
     average_gib: float
     buckets_gib: float
+    software_gib: float
+    """CUDA's context and NCCL's buffers, which torch's allocator does not see."""
     activations_gib: float
     """The largest of all phases."""
     total_gib: float
@@ -61,6 +65,13 @@ class VideoTokenizerPlan:
     available_gib: float
     hours: float
     device_hours: float
+    usd: float | None
+    """The run's price; null: cluster.usd_per_device_hour is not given."""
+    tokenize_device_hours_per_million_clips: float
+    """Of encoding, at cluster.assumed_mfu; decoding the videos takes CPU cores besides, and may take longer."""
+    tokenize_usd_per_million_clips: float | None
+    shards_gb_per_million_clips: float
+    """Token shards, in 10⁹ bytes."""
 
 
 def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
@@ -74,8 +85,11 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
     world = cluster.nodes * cluster.devices_per_node
     clips = [settings.clip_in(phase) for phase in settings.schedule]
     per_clip = {clip: training_flops_per_clip(settings, clip) for clip in {settings.clip, *clips}}
+    tokens, encoding = settings.hierarchy.tokens(settings.clip.extent), encoding_flops_per_clip(settings)
+    million = hours_of(encoding * MILLION, cluster)
     states = model_states(everything, settings.parallel, train, world)
-    phases = _phases(settings, states.total)
+    software = software_bytes(settings.parallel, world) if cluster.trains_on == "gpu" else 0
+    phases = _phases(settings, states.total + software)
     executed = (plan.tflops_per_clip * 1e12 * phase.steps for plan, phase in zip(phases, settings.schedule, strict=True))
     flops = sum(executed) * train.global_batch
     hours = flops / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu) / 3600
@@ -85,9 +99,10 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
         quantizer_parameters=quantizer,
         decoder_parameters=decoder,
         discriminator_parameters=everything - parameters,
-        tokens_per_clip=settings.hierarchy.tokens(settings.clip.extent),
+        tokens_per_clip=tokens,
         bits_per_pixel=settings.hierarchy.bits_per_pixel,
         forward_tflops_per_clip=per_clip[settings.clip] / FORWARD_AND_BACKWARD / 1e12,
+        encode_tflops_per_clip=encoding / 1e12,
         training_tflops_per_step=per_clip[settings.clip] * train.global_batch / 1e12,
         accumulation=train.accumulation(world),
         weights_gib=states.weights / GIB,
@@ -95,12 +110,17 @@ def plan_video_tokenizer(settings: VideoTokenizerRun) -> VideoTokenizerPlan:
         optimizer_gib=states.optimizer / GIB,
         average_gib=states.average / GIB,
         buckets_gib=states.buckets / GIB,
+        software_gib=software / GIB,
         activations_gib=max(phase.activations_gib for phase in phases),
         total_gib=max(phase.total_gib for phase in phases),
         phases=phases,
         available_gib=cluster.memory_gib,
         hours=hours,
         device_hours=hours * world,
+        usd=usd_of(hours * world, cluster),
+        tokenize_device_hours_per_million_clips=million,
+        tokenize_usd_per_million_clips=usd_of(million, cluster),
+        shards_gb_per_million_clips=shard_bytes(settings.hierarchy, tokens) * MILLION / 1e9,
     )
 
 

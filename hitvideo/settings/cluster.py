@@ -95,6 +95,8 @@ class RatesSection(Section):
     """Width at which a matrix product reaches half of that; the narrowest side of a rank's share counts."""
     attention_efficiency: Fraction = 0.186
     """Share of the peak that attention kernels reach, if a query counts half the keys."""
+    attention_gain: float = Field(1.0, gt=0)
+    """Speed of the attention kernels in units of FlashAttention 2, which the published runs used."""
     elementwise: float = Field(3.76, ge=1)
     """Memory traffic of norms, RoPE, activations and residuals, in units of moving each tensor once, as fused kernels do."""
     overlap: Fraction = 0.371
@@ -136,6 +138,8 @@ class ClusterSection(Section):
     """Network adapters of a node for traffic to other nodes; null: one for each device."""
     nic_gbs: float = Field(50.0, gt=0)
     """Bandwidth of one adapter, in 10⁹ bytes per second (400 Gbit/s: 50). The former `far_gbs`, a device's, is read as this."""
+    storage_gbs: float = Field(5.0, gt=0)
+    """Rate at which all nodes together write to the run directory's disk, in 10⁹ bytes per second. The default is a guess."""
     assumed_mfu: Fraction = 0.4
     """Share of the peak that the plan assumes of all FLOPs that the devices execute, recomputed ones included."""
     usd_per_device_hour: float | None = Field(None, gt=0)

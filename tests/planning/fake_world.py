@@ -67,7 +67,7 @@ def rank_0_of(world: int, run: PretrainRun) -> Iterator[tuple[Engine, torch.Tens
     dist.init_process_group = lambda *_, **__: made("fake", rank=0, world_size=world, store=FakeStore())
     try:
         with start(run.parallel.tensor, run.parallel.context) as topology:
-            model = make_model(run, topology)
+            model = make_model(run)
             engine = Engine(model, topology, run.parallel, run.train, leaf_modules=[Block])
             draw_weights(engine, Law(run.llm.width, run.llm.layers, run.run.seed))
             layout = make_layout(run)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
-from hitvideo.llm.transformer import Recompute
+from hitvideo.llm.recompute import Recompute
 from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection
@@ -69,21 +69,23 @@ def test_flops_are_about_six_for_each_weight_and_slot() -> None:
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
 def test_recomputed_flops_against_torchs_counter(recompute: Recompute) -> None:
-    """The math backend's half of causal attention is computed in full; a last product, whose result nobody needs, is not."""
+    """The math backend's half of causal attention is computed in full; a last product, whose result nobody needs, is not.
+
+    Selective keeps the result of an attention kernel, of which the math backend has none: with the CPU's, whose FLOPs torch
+    does not count, none are counted again.
+    """
     run = settings("llm.layers=2")
+    kernel = SDPBackend.FLASH_ATTENTION if recompute == "selective" else SDPBackend.MATH
     found = []
     for mode in ("none", recompute):
         model = LanguageModel(run.llm, make_layout(run), recompute=mode)
         initialize(model, run.llm.width, run.llm.layers, 0)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(kernel):
             model(row_of(model), 0.1)["loss"].backward()
         found.append(counter.get_total_flops())
     slots, width = model.layout.length - 1, run.llm.width
-    half = run.llm.layers * 2 * slots * slots * width
-    # torch counts all keys; as selective's last product p·v is not computed again either, it counts as many FLOPs
-    other_half = half if recompute == "block" else 0
-    expected = recomputed_flops_per_row(model, recompute) + other_half
-    assert found[1] - found[0] == pytest.approx(expected, rel=1e-9)
+    other_half = run.llm.layers * 2 * slots * slots * width if recompute == "block" else 0
+    assert found[1] - found[0] == pytest.approx(recomputed_flops_per_row(model, recompute) + other_half, rel=1e-9)
 
 
 def test_mfu() -> None:

@@ -12,6 +12,7 @@ from hitvideo.errors import ConfigError
 from hitvideo.llm.init import Law
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.transformer import Block
+from hitvideo.measuring.timing import peak_bytes
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.initial import draw_weights
 from hitvideo.parallel.topology import start
@@ -23,7 +24,7 @@ from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from pretrain import language_model_task as program
 from tests.conftest import ROOT
-from tests.planning.memory import live_bytes, peak_above
+from tests.planning.memory import live_bytes
 from tests.worlds import run_ranks
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
@@ -94,6 +95,48 @@ def test_activations_follow_what_is_divided_and_computed_again() -> None:
     assert 0.9 * none / 2 < sequence < tensor < none
 
 
+def test_what_cuda_and_nccl_take() -> None:
+    """Half a GiB for a device alone; the world's first communicator 1 GiB, each further one 0.65: ZeRO's, tensor, context."""
+    few = ["cluster.peak_tflops=100", "cluster.devices=gpu", "llm.layers=2", "train.dtype=bf16"]
+    alone = plan_language_model(settings(*few, "cluster.devices_per_node=1", "parallel.zero_stage=1"))
+    assert alone.software_gib == 0.5
+    assert plan_language_model(settings(*few, *CLUSTER)).software_gib == pytest.approx(0.5 + 1 + 0.65)
+    for axis in ("tensor", "context"):
+        found = plan_language_model(settings(*few, *CLUSTER, f"parallel.{axis}=2"))
+        assert found.software_gib == pytest.approx(0.5 + 1 + 2 * 0.65)
+    assert plan_language_model(settings(*CLUSTER, "cluster.devices=cpu", "llm.layers=2")).software_gib == 0
+
+
+def test_zero_3s_buckets_hold_a_block() -> None:
+    small, large = (settings(*CLUSTER, "llm.layers=2", f"parallel.bucket={size}") for size in (1000, 50_000_000))
+    block = sum(p.numel() for p in meta_model(small).trunk.blocks[0].parameters())
+    found = [plan_language_model(run).buckets_gib * GIB for run in (small, large)]
+    assert found[0] / block == pytest.approx(found[1] / 50_000_000)
+    assert found[0] >= 4 * block, "in fp32"
+
+
+def test_costs_by_hand() -> None:
+    """Three checkpoints of 12 bytes a weight at once, and every 300th of 1000 steps for good."""
+    keep = ["checkpoint.every=100", "checkpoint.keep_last=2", "checkpoint.keep_every=300", "cluster.storage_gbs=2"]
+    run = settings(*CLUSTER, *keep, "train.steps=1000", "cluster.usd_per_device_hour=3", "llm.layers=2")
+    found = plan_language_model(run)
+    assert found.checkpoint_s == pytest.approx(12 * found.parameters / 2e9)
+    assert found.storage_gib == pytest.approx((3 + 3) * found.checkpoint_gib)
+    assert found.usd == pytest.approx(3 * found.device_hours)
+    assert found.device_hours_per_million_clips == pytest.approx(found.device_hours / (1000 * 64) * 1e6)
+    assert found.usd_per_million_clips == pytest.approx(3 * found.device_hours_per_million_clips)
+    assert found.shards_gb_per_million_clips == pytest.approx((180 * 2 + 1024) / 1000), "180 indices of at most 16 bits"
+    assert plan_language_model(settings(*CLUSTER, "llm.layers=2")).usd is None
+
+
+def test_compiled_blocks_keep_less() -> None:
+    """On a GPU SwiGLU's product keeps no silu(gate) then: a tensor of the hidden width, 2 bytes an entry, in each layer."""
+    words = (*CLUSTER, "llm.layers=12", "parallel.zero_stage=1", "cluster.devices=gpu")
+    eager, compiled = (activation_bytes(settings(*words, f"train.compile={word}")) for word in ("false", "true"))
+    assert eager - compiled == 12 * 4 * 204 * 512 * 2
+    assert activation_bytes(settings(*words, "train.compile=true", "parallel.activation_checkpointing=selective")) < compiled
+
+
 def test_a_gpus_norms_keep_less() -> None:
     """In bf16 each of four norms of a block (q's and k's included) keeps its input, 2 bytes, where the CPU's keeps at least 4
     more for an fp32 copy, and at most 8.
@@ -108,7 +151,7 @@ def test_totals_and_times() -> None:
     run = settings(*CLUSTER, "train.steps=1000", "cluster.peak_tflops=100", "cluster.assumed_mfu=0.5")
     found = plan_language_model(run)
     parts = found.weights_gib + found.gradients_gib + found.optimizer_gib + found.gathered_gib + found.buckets_gib
-    assert found.total_gib == pytest.approx(parts + found.activations_gib)
+    assert found.total_gib == pytest.approx(parts + found.activations_gib + found.software_gib)
     assert found.tokens_per_row == 24 + 180 + 1
     assert found.tokens_per_step == 64 * 205
     flops = training_flops_per_row(meta_model(run)) * 64
@@ -148,7 +191,7 @@ def highest(run: PretrainRun) -> tuple[int, int]:
     """Return this rank's bytes of model states between steps, and its peak bytes during a step."""
     before = live_bytes()
     with start(run.parallel.tensor, run.parallel.context) as topology:
-        engine = Engine(program.make_model(run, topology), topology, run.parallel, run.train, leaf_modules=[Block])
+        engine = Engine(program.make_model(run), topology, run.parallel, run.train, leaf_modules=[Block])
         draw_weights(engine, Law(run.llm.width, run.llm.layers, run.run.seed))
         layout = make_layout(run)
         row = layout.join([7, 8, 9], [np.zeros(grid, int) for grid in layout.grids])
@@ -160,7 +203,7 @@ def highest(run: PretrainRun) -> tuple[int, int]:
 
         step()
         held = live_bytes() - before
-        return held, held + peak_above(step)
+        return held, held + peak_bytes(step, torch.device("cpu"))
 
 
 MEASURED = [

@@ -11,14 +11,15 @@ import pytest
 from hitvideo.errors import ConfigError
 from hitvideo.planning.language_model import plan_language_model
 from hitvideo.planning.simulation.prediction import predict
-from hitvideo.planning.simulation.search import LEFT_FREE, Candidate, Found, search
+from hitvideo.planning.simulation.run_work import Counts
+from hitvideo.planning.simulation.search import LEFT_FREE, Candidate, Found, Memory, search
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.conftest import ROOT
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
 # Nodes of two GPUs; four heads, 204 slots of input. Slow enough that computing takes most of a step.
 GPUS = [
-    "cluster.devices_per_node=2", "cluster.devices=gpu", "cluster.memory_gbs=10", "cluster.peak_tflops=1", "train.dtype=bf16",
+    "cluster.devices_per_node=2", "cluster.devices=cpu", "cluster.memory_gbs=10", "cluster.peak_tflops=1", "train.dtype=bf16",
     "cluster.rates.host_ms_per_layer=0", "cluster.rates.host_ms_per_step=1", "llm.layers=3", "parallel.bucket=1000",
     "cluster.usd_per_device_hour=3", "train.global_batch=16", "train.micro_batch=1",
 ]  # fmt: skip
@@ -65,6 +66,7 @@ def test_no_neighbour_is_faster(found: Callable[[], Found]) -> None:
     rows, most = best.settings.train.micro_batch, (1 - LEFT_FREE) * best.settings.cluster.memory_gib
     keys = [f"parallel.zero_stage={stage}" for stage in (1, 2, 3)]
     keys += [f"parallel.activation_checkpointing={mode}" for mode in ("none", "selective", "block")]
+    keys += [f"train.compile={word}" for word in ("false", "true")]
     keys += [f"train.micro_batch={size}" for size in (rows // 2, 2 * rows) if size and 4 % size == 0]
     faster = 0
     for key in keys:
@@ -102,6 +104,15 @@ def test_the_cheapest_for_a_deadline() -> None:
         assert soon.prediction.days <= limit
         assert soon.prediction.usd == min(each.prediction.usd or 0 for each in best if each.prediction.days <= limit)
     assert plenty().cheapest(days[0] / 2) is None
+
+
+def test_memory_is_the_plans_on_gpus() -> None:
+    """With what CUDA and NCCL take, ZeRO-3's buckets and what compiled blocks keep."""
+    words = "cluster.memory_gib=8", "cluster.devices=gpu", "parallel.tensor=2", "train.micro_batch=4", "train.compile=true"
+    run = settings(*words)
+    found = Memory().total_gib(run, Counts(run))
+    assert found > 2
+    assert found == pytest.approx(plan_language_model(run).total_gib, rel=0.01)
 
 
 def test_figures_are_plain() -> None:

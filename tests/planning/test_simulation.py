@@ -42,7 +42,7 @@ def mean(found: list[float]) -> float:
 @pytest.mark.parametrize(("name", "hardware"), [("h100", "H100"), ("a100", "A100-80")])
 def test_the_constants_that_ship_are_the_fits(fitted: Fit, name: str, hardware: str) -> None:
     ours, found = shipped(name).rates, fitted.rates(hardware)
-    for key in RatesSection.model_fields:
+    for key in RatesSection.model_fields.keys() - {"attention_gain"}:  # of kernels that the rows did not have
         assert getattr(ours, key) == pytest.approx(getattr(found, key), rel=0.02), key
 
 
@@ -100,10 +100,11 @@ def test_a_run_is_counted_as_a_published_row_of_its_shape() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tensor", "sides"),
-    [("7b", 1, {4096}), ("7b", 2, {2048, 4096}), ("1b", 1, {512, 2048}), ("1b", 4, {128, 512, 2048})],
+    [("7b", 1, {4096}), ("7b", 2, {2048, 4096}), ("1b", 1, {2048}), ("1b", 4, {512, 768, 2048})],
 )
 def test_the_narrowest_side_of_a_ranks_matrices(name: str, tensor: int, sides: set[float]) -> None:
-    """Of 4 ranks in 1b each has 1 of 4 key heads of 128, 512 of the 2048 outputs of queries, and 2048 of the hidden 8192."""
+    """Of 4 ranks in 1b each has 768 of the 3072 outputs of queries, keys and values, 512 of the inputs of attention's output,
+    and 4096 of the 16384 of gate and up."""
     run = run_of(name, f"parallel.tensor={tensor}")
     assert {side for _, side in run_work(run, Counts(run)).gemms} == sides
 
@@ -127,8 +128,8 @@ def test_traffic_is_the_plans(words: str) -> None:
 
 
 RATES = RatesSection(
-    gemm_efficiency=0.5, gemm_narrow=100, attention_efficiency=0.25, elementwise=4, overlap=0.5, near_latency_us=1,
-    far_latency_us=10, host_ms_per_step=0, host_ms_per_layer=0, host_us_per_shard=0,
+    gemm_efficiency=0.5, gemm_narrow=100, attention_efficiency=0.2, attention_gain=1.25, elementwise=4, overlap=0.5,
+    near_latency_us=1, far_latency_us=10, host_ms_per_step=0, host_ms_per_layer=0, host_us_per_shard=0,
 )  # fmt: skip
 MACHINE = Machine(peak=1e15, memory=1e12, rates=RATES)
 NOTHING = Work(

@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
+from hitvideo.parallel.fake_ranks import fake_ranks
+from hitvideo.parallel.share import share_of_model
 from hitvideo.planning.collectives import volumes
-from hitvideo.planning.shares import share_of_model
 from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
 from hitvideo.settings.cluster import ClusterSection
 from hitvideo.settings.programs import PretrainRun, load_settings_as
@@ -71,7 +72,7 @@ def test_what_a_rank_sends_of_them() -> None:
     """Three quarters of what 4 ranks gather, and half of what 2 do; of what they reduce for all, twice that."""
     words = ["parallel.tensor=2", "parallel.context=2", "parallel.zero_stage=2", "train.dtype=bf16"]
     run = settings(*words)
-    with torch.device("meta"):
+    with fake_ranks(run.parallel), torch.device("meta"):
         share = sum(p.numel() for p in share_of_model(run).parameters())
     zero, tensor, context = traffic_bytes(run, shards=4, accumulation=3)
     planned = volumes(run, shards=4, accumulation=3)

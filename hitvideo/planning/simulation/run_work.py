@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from hitvideo.llm.transformer import Recompute
+from hitvideo.llm.recompute import Recompute
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.flops import FORWARD_AND_BACKWARD, meta_model, recomputed_flops_per_row, training_flops_per_row
 from hitvideo.planning.simulation.published import elementwise_entries
@@ -37,6 +37,8 @@ class Counts:
         self.again = {mode: recomputed_flops_per_row(self.model, mode) for mode in get_args(Recompute)}
         """FLOPs of a row that the backward computes again, by mode."""
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.block = max(sum(p.numel() for p in block.parameters()) for block in self.model.trunk.blocks)
+        """Weights of a block."""
         self.tensors = sum(1 for _ in self.model.parameters())
         self.shapes = Counter(_sides(name, p) for name, p in self.model.trunk.named_parameters() if p.ndim > 1)
         """Number of the trunk's matrices by the side that tensor-parallel ranks share, and the other."""
@@ -98,7 +100,7 @@ def run_work(settings: PretrainRun, count: Counts) -> Work:
         attention_again=attention_again / count.attention,
         head_dim=llm.head_dim,
         elementwise_bytes=slots * entries * passes * width + train.micro_batch * count.logits * _LOSS_BYTES / each,
-        fused=False,  # the trainer's norms, RoPE and SwiGLU are eager
+        fused=train.compile,
         copied_bytes=share * _COPIED_BYTES[stage],
         hidden_traffic_s=traffic_seconds((hidden, 0.0, 0.0), settings) / accumulation,
         hidden_calls={2: summed, 3: 3.0 * llm.layers}.get(stage, 0.0) * (shards > 1),  # ZeRO-3: for each block

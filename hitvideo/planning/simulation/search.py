@@ -1,5 +1,5 @@
 """Searches the settings that change a language model's speed and memory, not what it computes: ZeRO stage, tensor, sequence and
-context parallelism, micro-batch, recomputation, and the number of nodes. The global batch stays.
+context parallelism, micro-batch, recomputation, compilation, and the number of nodes. The global batch stays.
 
 Times are predicted for all settings; memory is the plan's, measured only for those that are faster than what fits so far.
 """
@@ -13,16 +13,16 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from hitvideo.errors import ConfigError
-from hitvideo.llm.transformer import Recompute
+from hitvideo.llm.recompute import Recompute
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.simulation.prediction import Prediction, predict
 from hitvideo.planning.simulation.run_work import Counts
-from hitvideo.planning.zero import GIB, model_states
+from hitvideo.planning.zero import GIB, model_states, software_bytes
 from hitvideo.settings.programs import PretrainRun
 from hitvideo.settings.training import ParallelSection
 
-LEFT_FREE = 0.1
-"""Share of a device's memory that no setting may plan to use: CUDA, NCCL and fragmentation take it."""
+LEFT_FREE = 0.07
+"""Share of a device's memory that no setting may plan to use: fragmentation takes it."""
 _MOST_NODES = 512
 _MOST_MICRO_BATCH = 32
 
@@ -46,7 +46,7 @@ class Candidate:
             f"cluster.nodes={self.settings.cluster.nodes}", f"parallel.zero_stage={parallel.zero_stage}",
             f"parallel.tensor={parallel.tensor}", f"parallel.sequence={str(parallel.sequence).lower()}",
             f"parallel.context={parallel.context}", f"parallel.activation_checkpointing={parallel.activation_checkpointing}",
-            f"train.micro_batch={train.micro_batch}",
+            f"train.micro_batch={train.micro_batch}", f"train.compile={str(train.compile).lower()}",
         ]  # fmt: skip
 
     def figures(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Found:
 
 def search(settings: PretrainRun) -> Found:
     """Search around a run. Raises ConfigError if nothing fits, or the cluster's memory bandwidth is not given."""
-    count, memory = Counts(settings), _Memory()
+    count, memory = Counts(settings), Memory()
     nodes = sorted({*(1 << power for power in range(_MOST_NODES.bit_length())), settings.cluster.nodes})
     found = tuple(best for number in nodes if (best := _best(settings, number, count, memory)))
     if not found:
@@ -97,30 +97,31 @@ def search(settings: PretrainRun) -> Found:
     return Found(found, settings.cluster.nodes)
 
 
-class _Memory:
+class Memory:
     """The plan's memory of any setting of one run. Activations grow with the rows, so they are measured for one and two."""
 
     def __init__(self) -> None:
-        self._known: dict[ParallelSection, tuple[float, float]] = {}
+        self._known: dict[tuple[ParallelSection, bool], tuple[float, float]] = {}
 
     def total_gib(self, run: PretrainRun, count: Counts) -> float:
         """Memory of the fullest rank; of states alone, if they do not fit."""
-        shards = run.cluster.nodes * run.cluster.devices_per_node // run.parallel.tensor
-        states = model_states(count.parameters / run.parallel.tensor, run.parallel, run.train, shards).total / GIB
+        tensor, world = run.parallel.tensor, run.cluster.nodes * run.cluster.devices_per_node
+        states = model_states(count.parameters / tensor, run.parallel, run.train, world // tensor, count.block / tensor).total
+        states = (states + (software_bytes(run.parallel, world) if run.cluster.trains_on == "gpu" else 0)) / GIB
         if states > run.cluster.memory_gib:
             return states
         one, two = self._activations(run)
         return states + (one + (run.train.micro_batch - 1) * (two - one)) / GIB
 
     def _activations(self, run: PretrainRun) -> tuple[float, float]:
-        kind = run.parallel.model_copy(update={"zero_stage": 3})  # ZeRO changes none
+        kind = run.parallel.model_copy(update={"zero_stage": 3}), run.train.compile  # ZeRO changes none
         if kind not in self._known:
-            one, two = (_changed(run, micro_batch=size) for size in (1, 2))
+            one, two = (_changed(run, {}, size, run.train.compile) for size in (1, 2))
             self._known[kind] = activation_bytes(one), activation_bytes(two)
         return self._known[kind]
 
 
-def _best(settings: PretrainRun, nodes: int, count: Counts, memory: _Memory) -> Candidate | None:
+def _best(settings: PretrainRun, nodes: int, count: Counts, memory: Memory) -> Candidate | None:
     """The fastest setting that fits on this many nodes, or None."""
     runs = [(predict(run, count), run) for run in _settings(settings, nodes)]
     refused = False
@@ -145,7 +146,8 @@ def _settings(settings: PretrainRun, nodes: int) -> Iterator[PretrainRun]:
             for stage in stages:
                 for recompute in get_args(Recompute):
                     parallel = {"zero_stage": stage, "activation_checkpointing": recompute}
-                    yield _changed(layout, parallel, micro_batch).model_copy(update={"cluster": cluster})
+                    for compiled in (False, True):
+                        yield _changed(layout, parallel, micro_batch, compiled).model_copy(update={"cluster": cluster})
 
 
 def _layouts(settings: PretrainRun) -> Iterator[PretrainRun]:
@@ -163,6 +165,6 @@ def _layouts(settings: PretrainRun) -> Iterator[PretrainRun]:
                         continue
 
 
-def _changed(run: PretrainRun, parallel: dict[str, object] | None = None, micro_batch: int = 1) -> PretrainRun:
-    train = run.train.model_copy(update={"micro_batch": micro_batch})
-    return run.model_copy(update={"train": train, "parallel": run.parallel.model_copy(update=parallel or {})})
+def _changed(run: PretrainRun, parallel: dict[str, object], micro_batch: int, compiled: bool) -> PretrainRun:
+    train = run.train.model_copy(update={"micro_batch": micro_batch, "compile": compiled})
+    return run.model_copy(update={"train": train, "parallel": run.parallel.model_copy(update=parallel)})

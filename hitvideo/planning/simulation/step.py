@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass
 from hitvideo.errors import ConfigError
 from hitvideo.settings.cluster import ClusterSection, RatesSection
 
-_BACKWARD = 2.5  # FLOPs of attention's backward, in forwards: it computes the scores again (Dao 2023, arXiv 2307.08691)
+ATTENTION_BACKWARD = 2.5  # FLOPs, in those of the forward: it computes the scores again (Dao 2023, arXiv 2307.08691)
 _NARROW_HEAD, _NARROW_HEAD_RATE = 128, 0.8  # an assumption: kernels reach a fifth less with heads of 64; no row tells
 _ADAM_BYTES = 30  # read and write fp32 weight and moments, read the gradient, write the bf16 weight
 
@@ -102,8 +102,9 @@ def step_time(work: Work, machine: Machine) -> StepTime:
     rates = machine.rates
     reached = machine.peak * rates.gemm_efficiency
     gemm = sum(flops / reached * (1 + rates.gemm_narrow / side) for flops, side in work.gemms)
-    attended = machine.peak * rates.attention_efficiency * (1 if work.head_dim >= _NARROW_HEAD else _NARROW_HEAD_RATE)
-    attention = work.attention_flops * (1 + work.attention_again + _BACKWARD) / attended
+    attended = machine.peak * rates.attention_efficiency * rates.attention_gain
+    attended *= 1 if work.head_dim >= _NARROW_HEAD else _NARROW_HEAD_RATE
+    attention = work.attention_flops * (1 + work.attention_again + ATTENTION_BACKWARD) / attended
     moved = work.elementwise_bytes * (1 if work.fused else rates.elementwise)
     elementwise = (moved + work.copied_bytes) / machine.memory
     computing = gemm + attention + elementwise
