@@ -23,6 +23,7 @@ from hitvideo.errors import HiTVideoError
 NAMES = {
     "levels": "levels", "seeds": "seeds", "hierarchy-lm": "hierarchy_lm", "guidance": "guidance", "temporal": "temporal",
     "schedule": "schedule", "rope": "rope", "long": "long_video", "pyramids": "pyramids", "ancestors": "ancestors",
+    "grouped": "grouped",
 }  # fmt: skip
 """Experiments and their modules. Each has `plan` and `tables`, COSTS and TABLES; its docstring says what it asks."""
 
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("name", choices=NAMES, nargs="?", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--list", action="store_true", help="say what each experiment asks and costs")
-    parser.add_argument("--out", type=Path, help="folder of shards, runs and figures (default runs/experiments/NAME)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of shards, runs and figures (default: in runs/experiments; some share one)"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps-scale", type=float, default=1.0, metavar="X", help="multiply the steps of every training")
     parser.add_argument("--jobs", type=int, default=1, help="trainings and measurements at a time")
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not words.name or words.seeds < 1 or words.jobs < 1 or words.steps_scale <= 0:
         parser.error("give the name of an experiment, and seeds, jobs and steps above 0; --list shows the experiments")
     experiment = module(words.name)
-    out = (words.out or Path("runs/experiments") / words.name).resolve()
+    out = (words.out or Path("runs/experiments") / getattr(experiment, "FOLDER", words.name)).resolve()
     out = out if words.steps_scale == 1 else out / f"scale-{words.steps_scale:g}"
     lab = Lab(out, words.seeds, words.steps_scale, words.clips)
     try:

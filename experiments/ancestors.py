@@ -12,10 +12,11 @@ from experiments.lab import Lab, Rounds
 
 COSTS = "1 video tokenizer of 1,400 steps; for each seed 6 language models of 1,100 steps, 256 videos each"
 TABLES = ("ancestors",)
+FOLDER = language_models.FOLDER
 PLAIN = "llm.ancestors=false"
 VARIANTS = {
     "plain": ("plain", (PLAIN,)),
-    "ancestors": ("ancestors (the demo)", ()),
+    language_models.DEMO: ("ancestors (the demo)", ()),
     "corrupt": ("mistakes in 10 %", (PLAIN, "train.corrupt=0.1")),
     "both": ("ancestors and mistakes", ("train.corrupt=0.1",)),
     "average": ("average of weights", (PLAIN, "train.ema=0.99")),

@@ -12,6 +12,7 @@ from experiments.tables import mean_text, table
 
 COSTS = "1 video tokenizer of 1,400 steps; for each seed a language model of 1,100 steps and 24 × 256 videos"
 TABLES = ("guidance",)
+FOLDER = language_models.FOLDER
 GUIDANCE = (1, 2.5, 5, 7.5, 10)
 TEMPERATURES = (0.4, 0.7, 1)
 AT = 0.7
@@ -26,9 +27,9 @@ LOOKS = ("start_spread", "travel", "saturation")
 
 
 def plan(lab: Lab) -> Rounds:
-    *before, _ = language_models.rounds(lab, {"model": ()})
+    *before, _ = language_models.rounds(lab, {language_models.DEMO: ()})
     measured = [
-        lab.drawn(f"{name}-{seed}-drawn", f"model-{seed}", *words, "--temperature", f"{temperature}")
+        lab.drawn(f"{name}-{seed}-drawn", f"{language_models.DEMO}-{seed}", *words, "--temperature", f"{temperature}")
         for seed in lab.seed_range
         for name, (_, temperature, words) in SETTINGS.items()
     ]

@@ -9,7 +9,9 @@ from experiments.lab import Lab, Rounds
 from experiments.tables import mean_text, of_shares, paired, table, verdict
 from hitvideo.metrics.intervals import share, share_text
 
-SHARDS, TOKENIZER = "shapes", "tokenizer"
+FOLDER = "language-models"
+"""These experiments work in one folder, because they share the video tokenizer, its tokens, and the demo's own models."""
+SHARDS, TOKENIZER, DEMO = "shapes", "tokenizer", "demo"
 VALIDATE = ("data.validation_samples=256", "train.validation_batches=16", "train.log_every=50")
 HEAD = ("", "bits a clip (held out)", "all right", "colour", "shape", "motion")
 

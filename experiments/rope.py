@@ -7,13 +7,18 @@ from experiments.lab import Lab, Rounds
 
 COSTS = "1 video tokenizer of 1,400 steps; for each seed 3 language models of 1,100 steps, 256 videos each"
 TABLES = ("rope",)
-VARIANTS = {"3d": "3D, aligned", "3d-unaligned": "3D, each level in its own grid", "1d": "1D, the slot's number"}
+FOLDER = language_models.FOLDER
+VARIANTS = {
+    language_models.DEMO: ("3D, aligned (the demo)", ()),
+    "3d-unaligned": ("3D, each level in its own grid", ("llm.rope=3d-unaligned",)),
+    "1d": ("1D, the slot's number", ("llm.rope=1d",)),
+}
 
 
 def plan(lab: Lab) -> Rounds:
-    return language_models.rounds(lab, {name: [f"llm.rope={name}"] for name in VARIANTS})
+    return language_models.rounds(lab, {name: words for name, (_, words) in VARIANTS.items()})
 
 
 def tables(lab: Lab) -> dict[str, str]:
-    found = language_models.compared(lab, VARIANTS)
+    found = language_models.compared(lab, {name: label for name, (label, _) in VARIANTS.items()})
     return {"rope": found} if found else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import drawn, hierarchy_lm, temporal
+from experiments import drawn, grouped_information, grouped_training, hierarchy_lm, temporal
 from experiments.__main__ import NAMES, describe, main, module
 from experiments.lab import Lab, Step, level, scaled
 from experiments.tables import RESULTS
@@ -45,6 +45,11 @@ def test_every_command_is_taken_by_its_program(tmp_path: Path, name: str, scale:
                 meta_model(run)
         elif step.program == "hitvideo":
             parsed(list(step.words))
+        elif step.program == "experiments.grouped_training":
+            words = grouped_training.parser().parse_intermixed_args(step.words)
+            assert load_settings(words.config, words.overrides).run.directory.is_relative_to(tmp_path)
+        elif step.program == "experiments.grouped_information":
+            grouped_information.parser().parse_args(step.words)
         else:
             assert step.program == "experiments.drawn"
             drawn.parser().parse_args(step.words)
@@ -59,7 +64,7 @@ def test_a_step_comes_after_what_it_reads(tmp_path: Path, name: str) -> None:
     for round_ in module(name).plan(Lab(tmp_path, 1, 1.0, clips="videos")):
         for step in round_:
             here = re.escape(str(tmp_path))
-            reads = rf"(?:--run |--video-shards |weights=|video_shards=|manifest=)({here}\S+)"
+            reads = rf"(?:--run |--video-shards |--manifest |weights=|video_shards=|manifest=)({here}\S+)"
             read = re.findall(reads, " ".join(step.words))
             for path in map(Path, read):
                 assert any(path.is_relative_to(done.parent) for done in made), f"{step.name} reads {path} too soon"
@@ -127,25 +132,25 @@ def test_scaled_steps() -> None:
 @pytest.mark.timeout(500)
 def test_a_trial_run_is_resumed_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real commands, of two steps each; the second time all are done; then one lost figure is measured again, alone."""
-    monkeypatch.setattr(module("rope"), "VARIANTS", {"3d": "3D, aligned", "1d": "1D"})
+    monkeypatch.setattr(module("rope"), "VARIANTS", {name: module("rope").VARIANTS[name] for name in ("demo", "1d")})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["rope", "--out", str(tmp_path), "--seeds", "1", "--steps-scale", "0.002"]
     assert main(arguments) == 0
     out = tmp_path / "scale-0.002"
     results = (out / "RESULTS.md").read_text()
-    assert "| 3D, aligned |" in results
+    assert "| 3D, aligned (the demo) |" in results
     assert "--steps-scale 0.002" in results
-    figures = json.loads((out / "figures/3d-0-drawn.json").read_text())
+    figures = json.loads((out / "figures/demo-0-drawn.json").read_text())
     assert figures["videos"] == 8
     assert figures["rendered"]["counts"]["all_right"] == [8, 8]
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "RESULTS.md"}
     (out / "figures/1d-0-drawn.json").unlink()
-    os.utime(out / "figures/3d-0-drawn.json", ns=(1, 1))
+    os.utime(out / "figures/demo-0-drawn.json", ns=(1, 1))
     assert main(arguments) == 0
     now = {path: path.stat().st_mtime_ns for path in kept}
-    assert {path.name for path in kept if now[path] != kept[path]} == {"3d-0-drawn.json", "1d-0-drawn.json"}
-    assert now[out / "figures/3d-0-drawn.json"] == 1, "a figure that was there was measured again"
-    assert "| 3D, aligned |" in (out / "RESULTS.md").read_text()
+    assert {path.name for path in kept if now[path] != kept[path]} == {"demo-0-drawn.json", "1d-0-drawn.json"}
+    assert now[out / "figures/demo-0-drawn.json"] == 1, "a figure that was there was measured again"
+    assert "| 3D, aligned (the demo) |" in (out / "RESULTS.md").read_text()
 
 
 def test_levels_without_clips_says_what_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
