@@ -1,5 +1,6 @@
 # make demo   train a video tokenizer, tokenize, pretrain on two processes, generate and report (about 15 minutes on two cores)
-# make test   every test that this machine can run, and lint;   make test-fast   the quick ones;   make test-gpu   those for GPUs
+# make test   every test that this machine can run, and lint;   make test-fast   the quick ones;   make test-gpu   those for GPUs;
+# make test-versions   the quick ones with the lowest and the newest versions of what this depends on
 # Each sets up .venv/ by itself. Needed: Python ≥ 3.11, make and a C++ compiler.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests fork ranks, which cannot use CUDA; those marked `gpu` start processes of their own.
 ON_CPU := CUDA_VISIBLE_DEVICES=
 
-.PHONY: venv demo slurm test test-fast test-gpu lint reference wheel bench showcase experiment-levels clean
+.PHONY: venv demo slurm test test-fast test-gpu test-versions lint reference wheel bench showcase experiment-levels clean
 
 venv: $(READY)
 
@@ -41,6 +42,19 @@ test-fast: $(READY)
 # On a machine with GPUs and the CUDA build of torch in .venv/.
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# The quick tests with the lowest versions that pyproject.toml allows, then with the newest there are, each in an environment of
+# its own, which takes some gigabytes: make test-versions [TESTS="tests/runs tests/sequence"]
+TESTS ?= tests
+test-versions: .venv.lowest/.ready .venv.newest/.ready
+	for each in lowest newest; do $(ON_CPU) .venv.$$each/bin/python -m pytest -m "not slow" $(TESTS) || exit 1; done
+
+.venv.%/.ready: pyproject.toml tests/lowest.py
+	test -x .venv.$*/bin/python || $(PYTHON) -m venv .venv.$*
+	$(if $(filter lowest,$*),$(PYTHON) tests/lowest.py,true) > .venv.$*/constraints.txt
+	.venv.$*/bin/pip install --quiet --constraint .venv.$*/constraints.txt torch
+	.venv.$*/bin/pip install --quiet --constraint .venv.$*/constraints.txt --editable .[dev]
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -87,4 +101,4 @@ experiment-levels: $(READY)
 	for name in levels temporal; do $(BIN)/python -m experiments $$name --jobs 2 $(if $(CLIPS),--clips "$(CLIPS)") || exit 1; done
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv.lowest .venv.newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,11 +4,9 @@ A run file is plain YAML. The files in `base: [files]` are merged first, in orde
 line's overrides. Mappings merge key by key; everything else, including lists, is replaced. An unknown key is an error that
 names the nearest known key. YAML and the command line give text, and the type of the field it is for decides how it is read:
 `run.name=0012` is "0012", `train.steps=0012` is 12. Validation changes a value only by filling in `~` and `$VAR` in paths;
-derived values are computed by the code that needs them.
+derived values are computed by the code that needs them. The typed sections are in `hitvideo/settings/`.
 
     run = load("yaml_configs/pretrain/tiny.yaml", ["train.steps=20", "parallel.tensor=2"])
-
-The typed sections are in `hitvideo/settings/`; this file contains only the mechanism.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hitvideo.errors import ConfigError, short
+from hitvideo.settings.named_files import base_file
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -180,7 +179,7 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(path: Path | str, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a file and merge its bases under it. Base paths are relative to the file that names them."""
+    """Read a file and merge its bases under it. A base is seen from the file that names it, or is one that ships."""
     path = Path(path)
     if path.resolve() in _chain:
         raise ConfigError(f"{path}: base files include each other: {' -> '.join(str(p) for p in (*_chain, path))}")
@@ -191,7 +190,7 @@ def resolve(path: Path | str, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: 'base' must be a list of file names, got {short(repr(bases))}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, resolve(path.parent / base, (*_chain, path.resolve())))
+        merged = merge(merged, resolve(base_file(path, base), (*_chain, path.resolve())))
     return merge(merged, content)
 
 

@@ -80,8 +80,20 @@ def test_circle_of_bases(tmp_path: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         config.resolve(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=r"gone\.yaml: no such file"):
-        config.resolve(write(tmp_path / "run.yaml", "base: [gone.yaml]\n"))
+    for base in ("gone.yaml", "../yaml_configs/gone.yaml", "yaml_configs/pretrain/gone.yaml", "/gone.yaml", "pretrain"):
+        with pytest.raises(ConfigError, match=rf"run\.yaml: 'base': .*{base}: no such file.* config --list"):
+            config.resolve(write(tmp_path / "run.yaml", f"base: [{base}]\n"))
+
+
+@pytest.mark.parametrize("name", ["parts/cluster/h100.yaml", "yaml_configs/parts/cluster/h100.yaml"])
+def test_a_base_that_ships_is_found_by_its_name_from_any_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write(tmp_path / "deep/run.yaml", f"base: {name}\n")
+    assert config.resolve(run) == config.read_yaml(ROOT / "yaml_configs/parts/cluster/h100.yaml")
+    write(tmp_path / "deep" / name, "name: mine\n")
+    assert config.resolve(run) == {"name": "mine"}, "a file beside the run comes first"
 
 
 @pytest.mark.parametrize("base", ["{a: 1}", "[[a.yaml]]", "[{a: 1}]"])

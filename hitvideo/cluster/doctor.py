@@ -48,7 +48,7 @@ def machine_findings() -> list[Finding]:
     """This machine's checks, and which fast paths are live. Without a GPU those of GPUs are skipped."""
     import torch
 
-    from hitvideo.ops.attention import flash_missing
+    from hitvideo.ops.attention import flash_missing, usable
     from hitvideo.ops.norm import apex_missing
 
     count = torch.cuda.device_count()
@@ -58,15 +58,14 @@ def machine_findings() -> list[Finding]:
         Finding(name, "fail", failed[name], _FIXES.get(name, "")) if name in failed else Finding(name, "ok") for name in checks
     ]
     device = "cuda" if count else "cpu"
-    for name, reason, fix in (
-        ("attention", flash_missing(device, torch.bfloat16), "pip install --no-build-isolation -e '.[flash]'"),
-        ("norm", apex_missing(device), "build NVIDIA's apex from source; the package of this name on PyPI is another project"),
-    ):
-        if reason:
-            findings.append(Finding(name, "warn" if count else "skip", f"torch's own: {reason}", fix if count else ""))
-        else:
-            findings.append(Finding(name, "ok", "fast"))
-    return findings
+    kernel, fix = usable(device, torch.bfloat16)[0], "pip install --no-build-isolation -e '.[flash]'" if count else ""
+    if kernel == "sdpa":
+        reason = f"torch's own: {flash_missing(device, torch.bfloat16)}"
+        findings.append(Finding("attention", "warn" if count else "skip", reason, fix))
+    else:
+        findings.append(Finding("attention", "ok", kernel))
+    more = "" if apex_missing(device) else ", and apex's for train.norm=apex"
+    return [*findings, Finding("norm", "ok", f"torch's own{more}")]
 
 
 def checked(checks: Mapping[str, Check]) -> list[Finding]:

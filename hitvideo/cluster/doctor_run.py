@@ -1,30 +1,24 @@
-"""The doctor's checks of one run before it starts: place, space, memory, data, tokenizer, tracking."""
+"""The doctor's checks of one run before it starts: place, space, memory, data, tokenizer, tracking, and ranks together."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from hitvideo.cluster.checks import check_folder
 from hitvideo.cluster.doctor import Check, Finding
-from hitvideo.errors import ConfigError
-from hitvideo.runs.secrets import masked, without_secrets_of
-from hitvideo.runs.tracking import tracking_uri
+from hitvideo.cluster.doctor_tracking import check_tracking, existing
 from hitvideo.settings.programs import PretrainRun, TokenizeRun, VideoTokenizerRun, check_layout
 
-_SQLITE = "sqlite:///"
-_PATIENCE_SECONDS = 5.0
+COLLECTIVES = "collectives"
+"""The check in which every rank takes part."""
 
 
 def run_checks(settings: VideoTokenizerRun | TokenizeRun | PretrainRun) -> dict[str, Check]:
     """Name → check, of those that this run needs."""
-    checks: dict[str, Check] = {"run root": lambda: _run_root(settings), "tracking": lambda: _tracking(settings)}
+    checks: dict[str, Check] = {"run root": lambda: _run_root(settings), "tracking": lambda: check_tracking(settings)}
     if isinstance(settings, TokenizeRun):
         return checks
     training = settings
@@ -33,17 +27,12 @@ def run_checks(settings: VideoTokenizerRun | TokenizeRun | PretrainRun) -> dict[
     if isinstance(settings, PretrainRun):
         language_model = settings
         checks["tokenizer"] = lambda: _tokenizer(language_model)
+    checks[COLLECTIVES] = lambda: _collectives(training)
     return checks
 
 
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    path = path.absolute()
-    return next(each for each in (path, *path.parents) if each.is_dir())
-
-
 def _run_root(settings: Any) -> Finding:
-    folder = _existing(Path(settings.run.root))
+    folder = existing(Path(settings.run.root))
     try:
         check_folder(folder)
     except OSError as error:
@@ -82,7 +71,7 @@ def _space(settings: VideoTokenizerRun | PretrainRun) -> Finding:
         parameters = _plan(settings).parameters
     size = 4 * parameters * (4 if settings.train.ema else 3) / (1 << 30)
     needed = (settings.checkpoint.keep_last + 1) * size
-    folder = _existing(Path(settings.run.root))
+    folder = existing(Path(settings.run.root))
     free = shutil.disk_usage(folder).free / (1 << 30)
     found = f"{free:,.2f} GiB are free in {folder}, checkpoints need {needed:,.2f}"
     if free < needed:
@@ -127,54 +116,12 @@ def _tokenizer(settings: PretrainRun) -> Finding:
     return Finding("tokenizer", "fail", found, "set video_tokenizer.weights to that tokenizer, or tokenize again with this one")
 
 
-def _tracking(settings: Any) -> Finding:
-    if not settings.tracking.enabled or settings.tracking.uri is None:
-        return Finding("tracking", "skip", "tracking.enabled is false, or tracking.uri is null")
-    uri = tracking_uri(settings.tracking, Path(settings.run.root))
-    if uri.startswith(_SQLITE):
-        return _sqlite(uri, getattr(getattr(settings, "cluster", None), "nodes", 1))
-    if not uri.startswith(("http://", "https://")):
-        return Finding("tracking", "skip", f"{masked(uri)}: only sqlite and http are checked")
-    return _server(uri)
+def _collectives(settings: VideoTokenizerRun | PretrainRun) -> Finding:
+    """As one process there is nothing to time, and nothing heavy is imported."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Finding(
+            COLLECTIVES, "skip", "one process; torchrun --nproc-per-node N --no-python -- hitvideo doctor --run RUN.yaml"
+        )
+    from hitvideo.cluster.doctor_ranks import check_collectives
 
-
-def _sqlite(uri: str, nodes: int) -> Finding:
-    path = Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
-    try:
-        check_folder(_existing(path.parent))
-        if path.exists():
-            with sqlite3.connect(path, timeout=_PATIENCE_SECONDS) as store:
-                store.execute("BEGIN IMMEDIATE")
-                store.rollback()
-    except (OSError, sqlite3.Error) as error:
-        return Finding("tracking", "fail", f"{path}: cannot be written: {error}", "set tracking.uri to a place you may write")
-    if nodes > 1:
-        found = f"{path} is a sqlite file, and the run has {nodes} nodes: its locks do not hold on a shared file system"
-        fix = "mlflow server --backend-store-uri sqlite:///FILE; then tracking.uri=http://HOST:5000"
-        return Finding("tracking", "warn", found, fix)
-    return Finding("tracking", "ok", str(path))
-
-
-def _server(uri: str) -> Finding:
-    """Whether an MLflow server answers; nothing is written to it."""
-    parts = urlsplit(uri)
-    plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + "/health", "", ""))
-    shown = masked(uri)
-    try:
-        with urllib.request.urlopen(plain, timeout=_PATIENCE_SECONDS) as answer:
-            if answer.status != 200:
-                raise ConfigError(f"answers {answer.status}")
-    except urllib.error.HTTPError as error:
-        if error.code == 403:
-            fix = f"start the server with --allowed-hosts {parts.hostname}"
-            return Finding("tracking", "fail", f"{shown} refuses (403): it does not know its own host name", fix)
-        if error.code != 401:
-            found = f"{shown} answers {error.code} at /health"
-            return Finding("tracking", "warn", found, "set tracking.uri to an MLflow server")
-        if not (parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("MLFLOW_TRACKING_TOKEN")):
-            fix = "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…"
-            return Finding("tracking", "fail", f"{shown} wants a login", fix)
-    except (OSError, ConfigError, ValueError) as error:
-        fix = "start the server, correct tracking.uri, or tracking.enabled=false"
-        return Finding("tracking", "fail", f"{shown} cannot be reached: {without_secrets_of(uri, error)}", fix)
-    return Finding("tracking", "ok", shown)
+    return check_collectives(settings, COLLECTIVES)

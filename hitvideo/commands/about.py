@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 from hitvideo.commands.common import path
-from hitvideo.runs.facts import facts_of_this_start
-from hitvideo.settings.paths import yaml_file
+from hitvideo.settings.named_files import yaml_file
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -24,6 +22,10 @@ class Version(argparse.Action):
 
 def version_text() -> str:
     """Name and version, with the commit of the checkout, or of the wheel, where that is known."""
+    from importlib.metadata import version
+
+    from hitvideo.runs.facts import facts_of_this_start
+
     facts = facts_of_this_start()
     text = f"hitvideo {version('hitvideo')}"
     if "git_commit" in facts:

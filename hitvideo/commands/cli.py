@@ -16,11 +16,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from hitvideo.commands import about, datasets, evaluation, generation, looking, planning, runs, serving, tracking
+from hitvideo.commands import about, benchmark, datasets, evaluation, generation, looking, planning, runs, serving, tracking
 from hitvideo.commands.common import add_generator_options, path
 from hitvideo.errors import ConfigError
 from hitvideo.runs.program import EXIT_DONE, guarded, show_log
-from hitvideo.settings.paths import yaml_file
+from hitvideo.settings.named_files import yaml_file
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print the figures as JSON")
     planning.add_plan_options(p)
 
+    p = _add(commands, "benchmark", benchmark.benchmark, "list or run comparisons with other systems, or measure this machine")
+    benchmark.add_options(p)
+
     p = _add(commands, "slurm", planning.slurm, "print or submit the Slurm script of a training run, if it fits the cluster")
     p.add_argument("file", type=yaml_file, metavar="RUN.yaml", help="a run of program pretrain or video_tokenizer")
     p.add_argument("override", nargs="*", help="section.key=value")
@@ -85,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     names = "llama: the trunk, for Hugging Face's from_pretrained; run: all that `generate` needs, with a model card"
     p.add_argument("--names", choices=["ours", "llama", "run"], default="ours", help=names)
     p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of what is written (default fp32)")
+    p.add_argument("--upload", metavar="OWNER/NAME", help="with --names run: upload the folder to this model hub repository")
 
     p = _add(commands, "inspect", looking.inspect, "figures of a hierarchy YAML, a manifest.json or a shard")
     p.add_argument("file", type=yaml_file, help="a hierarchy's or a run's YAML, a manifest.json, a shard")
@@ -148,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = _add(commands, "report", looking.report, "one HTML page of runs: videos, curves, tables; prints its figures as JSON")
     p.add_argument("run", type=path, nargs="+", help="run directories")
+    p.add_argument("--jobs", type=int, default=1, help="processes that share the pictures (default 1)")
 
     track = _group(commands, "track", "show runs in MLflow")
     p = _add(track, "sync", tracking.sync, "make MLflow's history of runs equal to their directories")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from hitvideo.errors import ConfigError, short
 from hitvideo.files import process_name
 from hitvideo.generation.sampling import Plan, Sampling, per_level
-from hitvideo.settings.paths import refuse_url
+from hitvideo.settings.named_files import refuse_url
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,6 @@ import math
 import sys
 from collections import Counter
 
-from hitvideo import config
 from hitvideo.commands.common import check_output, progress_bar
 from hitvideo.errors import ConfigError, short
 
@@ -65,6 +64,7 @@ def _number(text: str, column: str) -> float:
 
 
 def moving_shapes(words: argparse.Namespace) -> None:
+    from hitvideo import config
     from hitvideo.data.pack import write_moving_shapes
     from hitvideo.hierarchy import ClipShape
     from hitvideo.moving_shapes.scenes import check_hold_out

@@ -119,9 +119,9 @@ def _generate(words: argparse.Namespace, asked: Asked, processes: Ranks) -> None
     if processes.rank == 0:
         contact_sheet(rows, out.with_suffix(".png"))
         if words.out is None:
-            levels = generator.levels if words.levels is None else words.levels
+            part = f"first {words.levels} of {generator.levels} levels, " if words.levels else ""  # all have one title
             listed = [(request.prompt, path.name) for request, path in zip(asked.requests, paths, strict=True)]
-            list_videos(words.run, group, f"Generated: guidance {guidance}, {levels} levels, seed {seed}", listed)
+            list_videos(words.run, group, f"Generated: guidance {guidance}, {part}seed {seed}", listed)
         for path, request in zip(paths, asked.requests, strict=True):
             print(f"{path}  {short(request.prompt)}")
         if several:

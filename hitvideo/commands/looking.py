@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hitvideo.commands.common import check_output
+from hitvideo.commands.common import check_output, progress_bar
 from hitvideo.errors import ConfigError
 from hitvideo.runs.program import EXIT_DONE, EXIT_FAULT
+
+if TYPE_CHECKING:
+    import torch
 
 
 def export(words: argparse.Namespace) -> None:
@@ -19,11 +24,10 @@ def export(words: argparse.Namespace) -> None:
 
     out = words.out
     if words.names == "run":
-        from hitvideo.generation.bundle import write_bundle
-
-        size = write_bundle(words.run, out, DTYPES[words.dtype])
-        print(f"{out}: {size / 1e6:.1f} MB; hitvideo generate --run {out}")
+        _export_run(words, DTYPES[words.dtype])
         return
+    if words.upload:
+        raise ConfigError("--upload goes with --names run, which writes a model card")
     if words.names == "llama":
         out = llama_file(out)
     check_output(out, ".safetensors")
@@ -33,6 +37,18 @@ def export(words: argparse.Namespace) -> None:
         raise ConfigError(f"{run.checkpoints}: no complete checkpoint yet; train the run first")
     export_weights(checkpoint, run.settings, out, words.names, DTYPES[words.dtype])
     print(f"{out}: weights of {checkpoint}")
+
+
+def _export_run(words: argparse.Namespace, dtype: torch.dtype) -> None:
+    from hitvideo.generation.bundle import write_bundle
+    from hitvideo.generation.upload import check_upload, upload
+
+    if words.upload:
+        check_upload(words.upload)
+    size = write_bundle(words.run, words.out, dtype)
+    print(f"{words.out}: {size / 1e6:.1f} MB; hitvideo generate --run {words.out}")
+    if words.upload:
+        print(upload(words.out, words.upload))
 
 
 def inspect(words: argparse.Namespace) -> None:
@@ -62,12 +78,15 @@ def inspect(words: argparse.Namespace) -> None:
 
 def doctor(words: argparse.Namespace) -> int:
     from hitvideo.cluster import doctor
-    from hitvideo.cluster.doctor_run import run_checks
+    from hitvideo.cluster.doctor_run import COLLECTIVES, run_checks
     from hitvideo.settings.programs import load_settings
 
     if words.override and not words.run:
         raise ConfigError(f"{words.override[0]}: settings need --run RUN.yaml")
     checks = run_checks(load_settings(words.run, words.override)) if words.run else {}
+    if os.environ.get("RANK", "0") != "0":  # of torchrun: it takes part, and rank 0 tells
+        doctor.checked({name: check for name, check in checks.items() if name == COLLECTIVES})
+        return EXIT_DONE
     facts, findings = doctor.facts(), [*doctor.machine_findings(), *doctor.checked(checks)]
     if words.json:
         print(json.dumps(doctor.as_json(facts, findings)))
@@ -79,4 +98,5 @@ def doctor(words: argparse.Namespace) -> int:
 def report(words: argparse.Namespace) -> None:
     from hitvideo.reports.page import write
 
-    print(json.dumps(write(words.run)))
+    with progress_bar(None, "curve") as bar:
+        print(json.dumps(write(words.run, words.jobs, bar.update)))

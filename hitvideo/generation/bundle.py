@@ -80,6 +80,7 @@ def model_card(settings: PretrainRun, parameters: int, figures: Mapping[str, Map
     grids = settings.hierarchy.grids(clip.extent)
     tokens = [grid.cells for grid in grids]
     lines = [
+        *("---", "library_name: hitvideo", "pipeline_tag: text-to-video", "---", ""),  # what model hubs file it under
         f"# {settings.run.name}",
         "",
         f"A text-to-video language model of {parameters / 1e6:.2f} M parameters, trained by HiTVideo (arXiv 2503.11513).",

@@ -18,7 +18,7 @@ from hitvideo.generation.engine import Listener, Request, draw
 from hitvideo.generation.loading import load_model
 from hitvideo.generation.memory import GIB, bytes_per_video, chunks, videos_at_once
 from hitvideo.generation.record import Fingerprints, Record
-from hitvideo.generation.request import check_request, tell_what_is_lost
+from hitvideo.generation.request import check_request, tell_remarks
 from hitvideo.generation.sampling import Sampling
 from hitvideo.hierarchy import ClipShape, Hierarchy
 from hitvideo.llm.model import LanguageModel
@@ -102,7 +102,8 @@ class Generator:
         prompts = [request.prompt for request in requests]
         for request in requests:
             check_request(prompts, request.seed, levels, self.levels)
-        tell_what_is_lost(prompts, self.text, self.model.layout.window)
+        layout = self.model.layout
+        tell_remarks(list(dict.fromkeys(prompts)), self.text, layout.window, layout.vocab.text_size)
         levels, listener = self.levels if levels is None else levels, listener or Listener()
         device = self.model.level.weight.device
         tell = averaged(listener.tokens, len(requests))

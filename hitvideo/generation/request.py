@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hitvideo.errors import ConfigError, short
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LARGEST_SEED = (1 << 63) - 1
-_MOST_LINES = 5
+_MOST_LINES, _MOST_WORDS = 5, 5
+_SPACED = ("LATIN", "GREEK", "CYRILLIC")  # scripts that write words apart
+_LONGEST_WORD = 15  # letters: a piece of sentencepiece has 16 characters, the space before the word among them
 
 
 def check_request(prompts: Sequence[str], seed: int, levels: int | None, most_levels: int) -> None:
@@ -29,9 +33,10 @@ def check_request(prompts: Sequence[str], seed: int, levels: int | None, most_le
         raise ConfigError(f"levels is {short(levels)}; the run has {most_levels} levels, ask for 1 to {most_levels}")
 
 
-def what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> list[str]:
-    """Which prompts are empty, and which do not fit the row's text window of `window` slots, BOS and EOS included: one line
-    each."""
+def remarks(prompts: Sequence[str], text: TextTokenizer, window: int, vocab_size: int) -> list[str]:
+    """What is to be said of prompts, a line each: which are empty, which do not fit the row's text window of `window` slots,
+    BOS and EOS included, and which hold words that the captions never had. `vocab_size`: text.vocab_size of the run.
+    """
     lines = []
     for number, prompt in enumerate(prompts, 1):
         pieces = text.encode(prompt)
@@ -43,13 +48,31 @@ def what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> li
                 f"prompt {number} has {len(pieces)} pieces of text, the run's text.window {window} takes {kept}: "
                 f"{1 - kept / len(pieces):.0%} is left out, from '{short(text.decode(pieces[kept:]))}' on"
             )
+        if words := list(unknown_words(prompt, text, vocab_size)):
+            more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+            lines.append(f"prompt {number}: the training captions never had {', '.join(words[:_MOST_WORDS])}{more}")
     return lines
 
 
-def tell_what_is_lost(prompts: Sequence[str], text: TextTokenizer, window: int) -> None:
-    """Log it, the first lines of many."""
-    lines = what_is_lost(prompts, text, window)
+def unknown_words(prompt: str, text: TextTokenizer, vocab_size: int) -> Iterator[str]:
+    """Words that the captions of the text tokenizer never had, where it can tell; each once, in the prompt's order.
+
+    If the captions gave fewer pieces than the vocabulary has room for, byte-pair encoding went on until each of their words
+    was one piece, so a word of several pieces was in none. Of a full vocabulary nothing can be said; nor of long words, digits,
+    and scripts that write no spaces. A word that happens to be a piece of a longer one passes.
+    """
+    if text.size >= vocab_size:
+        return
+    for word in dict.fromkeys(re.findall(r"[^\W\d_]+", prompt)):
+        spaced = all(unicodedata.name(letter, "").startswith(_SPACED) for letter in word)
+        if spaced and len(word) <= _LONGEST_WORD and min(len(text.encode(f" {word}")), len(text.encode(word))) > 1:
+            yield word
+
+
+def tell_remarks(prompts: Sequence[str], text: TextTokenizer, window: int, vocab_size: int) -> None:
+    """Log them, the first lines of many."""
+    lines = remarks(prompts, text, window, vocab_size)
     for line in lines[:_MOST_LINES]:
         log.warning("%s", line)
     if len(lines) > _MOST_LINES:
-        log.warning("and %d more prompts are empty or cut", len(lines) - _MOST_LINES)
+        log.warning("and %d more remarks on prompts", len(lines) - _MOST_LINES)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hitvideo.errors import ConfigError
 from hitvideo.files import read_json, replace_file
 from hitvideo.reports.comparison import not_comparable
+from hitvideo.reports.curves import Curves
 from hitvideo.reports.overview import Overview
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.gallery import Group, groups
@@ -57,8 +57,11 @@ pre { background: var(--soft); padding: .8rem; overflow: auto; font-size: .8rem 
 """
 
 
-def write(paths: Sequence[Path]) -> dict[str, Any]:
-    """Write `report.html` into the last run's directory; returns the headline figures of all runs, and its path."""
+def write(paths: Sequence[Path], jobs: int = 1, progress: Callable[[int], object] = lambda _: None) -> dict[str, Any]:
+    """Write `report.html` into the last run's directory; returns the headline figures of all runs, and its path.
+
+    `jobs` processes share the pictures of curves; `progress` is called with 1 after each.
+    """
     runs = [RunDirectory.open(path) for path in paths]
     out = runs[-1].report
     found = {name: value for run in runs for name, value in _evaluations(run)[0].items()}
@@ -68,11 +71,13 @@ def write(paths: Sequence[Path]) -> dict[str, Any]:
     headline["report"] = str(out)
     seconds = [taken for run in runs if (taken := run.seconds_since_start(time.time())) is not None]
     headline["seconds"] = round(max(seconds)) if seconds else None
-    replace_file(out, _page(runs))
+    curves = Curves()
+    page = _page(runs, curves)
+    replace_file(out, curves.drawn_in(page, jobs, progress))
     return headline
 
 
-def _page(runs: Sequence[RunDirectory]) -> str:
+def _page(runs: Sequence[RunDirectory], curves: Curves) -> str:
     title = html.escape(" · ".join(run.name for run in runs))
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>HiTVideo: {title}</title>",
@@ -85,14 +90,14 @@ def _page(runs: Sequence[RunDirectory]) -> str:
     for alike in reversed(programs.values()):
         if len(alike) > 1:
             parts += [f"<h2>{html.escape(' and '.join(run.name for run in alike))}</h2>", *map(_warning, _warnings(alike))]
-            parts += [_curves(alike), *_side_by_side(alike)]
+            parts += [_curves(alike, curves), *_side_by_side(alike)]
         for run in reversed(alike):
             parts.append(f"<h2>{html.escape(run.name)}</h2>")
             results, damaged = _evaluations(run)
             parts += [_results(name, values) for name, values in results.items()]
             parts += [_note(text) for text in damaged]
             parts += [_group(group) for group in groups(run.path)] if len(alike) == 1 else []
-            parts.append(_curves([run]) if len(alike) == 1 else "")
+            parts.append(_curves([run], curves) if len(alike) == 1 else "")
             text = html.escape(masked(run.config.read_text(encoding="utf-8", errors="replace")))
             parts.append(f"<details><summary>Resolved config</summary><pre>{text}</pre></details>")
     return "\n".join([*parts, "</html>"])
@@ -201,16 +206,17 @@ def _element(path: Path) -> str:
     return f"<video autoplay loop muted playsinline src='data:video/mp4;base64,{content}'></video>"
 
 
-def _curves(runs: Sequence[RunDirectory]) -> str:
+def _curves(runs: Sequence[RunDirectory], curves: Curves) -> str:
     """Pictures of the metrics; of several runs, each metric is a picture of its own with a line for each run."""
     rows = {run.name: run.metrics() for run in runs}
+    known = {name for each in rows.values() for row in each for name in row}
     drawn = []
     for title, pattern in CURVES:
-        names = sorted({name for each in rows.values() for row in each for name in row if re.fullmatch(pattern, name)})
+        names = sorted(name for name in known if re.fullmatch(pattern, name))
         if names and len(runs) == 1:
-            drawn.append(_curve(title, {name: _points(rows[runs[0].name], name) for name in names}))
+            drawn.append(curves.add(title, {name: _points(rows[runs[0].name], name) for name in names}))
         elif names:
-            drawn += [_curve(name, {run: _points(each, name) for run, each in rows.items()}) for name in names]
+            drawn += [curves.add(name, {run: _points(each, name) for run, each in rows.items()}) for name in names]
     return f"<h3>Curves</h3><div class='curves'>{''.join(drawn)}</div>" if drawn else ""
 
 
@@ -218,30 +224,6 @@ def _points(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[float, floa
     """Steps and values, thinned out to what a picture can show; the last one stays."""
     points = [(row["step"], row[name]) for row in rows if _drawable(row["step"]) and _drawable(row.get(name))]
     return points[:: -max(1, len(points) // MOST_POINTS)][::-1]
-
-
-def _curve(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is not a formula
-    figure, axes = pyplot.subplots(figsize=(5, 2.8), layout="constrained")
-    for name, points in lines.items():
-        xs, ys = zip(*points, strict=True) if points else ((), ())
-        # A label that begins with _ would be hidden.
-        axes.plot(xs, ys, label=f" {name}", marker="." if len(points) < 20 else None, linewidth=1.4)
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("step", fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.tick_params(labelsize=8)
-    if len(lines) > 1:
-        axes.legend(fontsize=7)
-    out = io.StringIO()
-    figure.savefig(out, format="svg")
-    pyplot.close(figure)
-    return out.getvalue()[out.getvalue().index("<svg") :]
 
 
 def _drawable(value: float | None) -> bool:

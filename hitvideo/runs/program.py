@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from hitvideo.errors import HiTVideoError, short
 from hitvideo.runs.ownership import write_fault
 from hitvideo.runs.secrets import MaskedFormatter, masked
-from hitvideo.settings.paths import yaml_file
+from hitvideo.settings.named_files import yaml_file
 
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_HANG, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 70, 75, 130
 """Of every program. USER: the user can fix it. HANG: ended by the watchdog. STOPPED: resumable, and a job requeues itself.

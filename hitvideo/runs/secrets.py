@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from hitvideo.config import Section
+if TYPE_CHECKING:
+    from hitvideo.config import Section
 
 MASK = "***"
 # scheme://user:password@host, also with a password that holds '/', '?' or '#', as database URIs may. A number behind

@@ -25,7 +25,7 @@ from hitvideo.settings.run import AUTO, TrackingSection
 log = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 30.0
 _PATIENCE_AFTER_FAULT = 3.0  # after a fault other ranks wait for this one to go; a server that is away is not waited for
-_LOOK_SECONDS, _PAUSE_SECONDS = 0.2, 1.0
+_LOOK_SECONDS, _PAUSE_SECONDS = 0.2, 5.0
 _LONGEST_PAUSE = 60.0
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hitvideo.errors import ConfigError, short
 from hitvideo.generation.engine import Request
 from hitvideo.generation.generator import Generator
-from hitvideo.generation.request import check_request, what_is_lost
+from hitvideo.generation.request import check_request, remarks
 from hitvideo.generation.sampling import sampling_from
 from hitvideo.serving.desk import Work
 from hitvideo.serving.shelf import Kept
@@ -41,8 +41,9 @@ class DraftsForm(_Form):
         sampling = sampling_from(self.model_dump(exclude={"prompt", "seed", "drafts", "levels"}, exclude_none=True))
         check_request([self.prompt, sampling.negative], self.seed, self.levels, generator.levels)
         requests = [Request(self.prompt, self.seed + number) for number in range(self.drafts)]
-        lost = what_is_lost([self.prompt], generator.text, generator.model.layout.window)
-        return Work(requests, sampling, self.levels, note="".join(lost))
+        layout = generator.model.layout
+        notes = remarks([self.prompt], generator.text, layout.window, layout.vocab.text_size)
+        return Work(requests, sampling, self.levels, note="; ".join(notes))
 
 
 class VideoForm(_Form):

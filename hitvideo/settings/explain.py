@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hitvideo import config
-from hitvideo.settings.paths import shipped_configs
+from hitvideo.settings.named_files import base_file, shipped_configs
 from hitvideo.settings.programs import COMMANDS, RUNS
 
 COMMAND_LINE, DEFAULT = "command line", "default"
@@ -68,7 +68,7 @@ def _file_sources(path: Path) -> dict[str, str]:
     bases = content.pop("base", [])
     found: dict[str, str] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        found |= _file_sources(Path(os.path.normpath(path.parent / base)))
+        found |= _file_sources(Path(os.path.normpath(base_file(path, base))))
     return {**found, **dict.fromkeys(config.flat(content), str(path))}
 
 

@@ -18,7 +18,7 @@ from hitvideo.commands import cli
 from hitvideo.errors import HiTVideoError
 from hitvideo.runs.changes import allowed_changes
 from hitvideo.settings.explain import find
-from hitvideo.settings.paths import yaml_file
+from hitvideo.settings.named_files import yaml_file
 from hitvideo.settings.programs import COMMANDS, load_settings
 from tests.conftest import ROOT
 from tokenize_shards.__main__ import parse as parse_job
@@ -88,6 +88,8 @@ def _python(words: list[str]) -> bool:
 
 
 def _torchrun(words: list[str]) -> bool:
+    if "--no-python" in words:
+        return check(words[words.index("--") + 1 :])
     place = words.index("-m")
     return _module(words[place + 1], words[place + 2 :])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hitvideo.settings.paths import CONFIGS
+from hitvideo.settings.named_files import CONFIGS
 from tests.conftest import ROOT
 from tests.docs.commands import WrongCommandError, check, check_key, check_span, simple_commands
 from tests.docs.pages import WRITTEN, Block, blocks, named, spans

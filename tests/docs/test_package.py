@@ -12,9 +12,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hitvideo.settings.explain import shipped
-from hitvideo.settings.paths import shipped_configs, yaml_file
+from hitvideo.settings.named_files import shipped_configs, yaml_file
 from hitvideo.settings.programs import load_settings
 from tests.conftest import ROOT
 
@@ -71,6 +72,9 @@ def test_a_wheel_works_outside_the_checkout(commands: Path, checkout: Path, tmp_
     assert [line.split()[0] for line in listed] == [each.name for each in shipped()]
     figures = json.loads(output(commands / "hitvideo", "plan", "pretrain/tiny.yaml", "--json", cwd=tmp_path))
     assert figures["parameters"] > 1_000_000
+    (tmp_path / "mine.yaml").write_text("base: pretrain/tiny.yaml\nrun: {name: mine}\n")
+    settings = yaml.safe_load(output(commands / "hitvideo", "config", "mine.yaml", cwd=tmp_path))
+    assert (settings["run"]["name"], settings["llm"]["ancestors"]) == ("mine", True), "its base is the one in the wheel"
     assert (Path(found).parent / "py.typed").is_file()
     words = ("--prompt", "a red circle moves right on a black background", "--out", "red.mp4")
     output(commands / "hitvideo", "generate", "--run", "showcase", *words, cwd=tmp_path)

@@ -30,7 +30,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
     with (folder / "server.log").open("w") as output:
         process = subprocess.Popen([sys.executable, "-m", "mlflow", *words], stdout=output, stderr=output, cwd=folder)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # machines with other work take long
         while True:
             with suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()

@@ -28,7 +28,7 @@ SMALL = [
     "hierarchy={levels: [{down: [8, 16, 16], num_bits: 9}, {down: [8, 8, 8], num_bits: 9}, {down: [4, 8, 8], num_bits: 9}]}",
     "llm={layers: 2, width: 32, heads: 4, kv_heads: 4, hidden: 64, rope_axes: [2, 2, 4]}", "text={vocab_size: 512, window: 16}",
     "train.dtype=fp32", "train.global_batch=8", "train.log_every=1", "train.warmup_steps=2", "train.validation_batches=0",
-    "data.validation_samples=8", "data.read_together=8",
+    "data.validation_samples=8", "data.read_together=8", "train.micro_batch=1", "train.compile=false",
 ]  # fmt: skip
 SIZE = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=30"]
 

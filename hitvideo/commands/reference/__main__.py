@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from hitvideo.commands.reference import command_line, configuration, metrics, python_api, runs
+from hitvideo.commands.reference import command_line, configuration, metrics, python_api, runs, versions
 from hitvideo.files import replace_file
 from hitvideo.runs.program import guarded
 
@@ -17,6 +17,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics.page,
     "python-api.md": python_api.page,
     "run-directory.md": runs.directory,
+    "versions.md": versions.page,
 }
 _NOTE = "<!-- Made from the code by `make reference`; do not edit. -->"
 
