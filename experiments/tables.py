@@ -87,19 +87,17 @@ def provenance(command: str, seeds: int) -> str:
 
 
 def write_tables(results: Path, tables: Mapping[str, str], about: str) -> None:
-    """Replace what is between a table's markers; a file that is not there begins with them.
+    """Replace what is between a table's markers; a table that has none is added at the end of the file.
 
-    Raises ConfigError if a table's markers are missing in a file that is there.
+    Raises ConfigError if a table has several.
     """
-    text = results.read_text() if results.is_file() else "".join(map(_markers, tables))
+    text = results.read_text() if results.is_file() else ""
     for name, content in tables.items():
         found = re.findall(rf"<!-- experiment: {re.escape(name)} -->\n.*?<!-- end -->", text, re.DOTALL)
-        if len(found) != 1:
-            raise ConfigError(f"{results}: table '{name}' needs one pair of markers; add:\n{_markers(name)}")
-        text = text.replace(found[0], f"<!-- experiment: {name} -->\n{about}\n\n{content}\n<!-- end -->")
+        if len(found) > 1:
+            raise ConfigError(f"{results}: {len(found)} places are marked <!-- experiment: {name} -->; leave one")
+        new = f"<!-- experiment: {name} -->\n{about}\n\n{content}\n<!-- end -->"
+        text = text.replace(found[0], new) if found else f"{text}{new}\n"
     results.parent.mkdir(parents=True, exist_ok=True)
     replace_file(results, text.encode())
 
-
-def _markers(name: str) -> str:
-    return f"<!-- experiment: {name} -->\n<!-- end -->\n"

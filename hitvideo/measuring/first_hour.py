@@ -30,7 +30,7 @@ from hitvideo.planning.simulation.prediction import predict
 from hitvideo.planning.simulation.run_work import Counts, run_work
 from hitvideo.planning.simulation.step import Work, machine, step_time
 from hitvideo.planning.traffic import NEAR_REACHED
-from hitvideo.planning.zero import GIB
+from hitvideo.planning.zero import GIB, model_states
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.cluster import ClusterSection, RatesSection
 from hitvideo.settings.programs import PretrainRun
@@ -125,8 +125,9 @@ def measure(settings: PretrainRun, topology: Topology, layers: int) -> FirstHour
     short, long = (cut(settings, topology, number, zero_stage=1) for number in (layers, 2 * layers))
     taken = [step_seconds(each, topology) for each in (short, long)]
     planned = [_seconds(with_rates(long, elementwise=x)) - _seconds(with_rates(short, elementwise=x)) for x in (1.0, 2.0)]
-    rates["elementwise"] = moved(taken[1] - taken[0], *planned)
-    lines.append(Line("elementwise, in units of moving each tensor once", "", before.elementwise, rates["elementwise"]))
+    if (times := moved(taken[1] - taken[0], *planned)) is not None:
+        rates["elementwise"] = times
+        lines.append(Line("elementwise, in units of moving each tensor once", "", before.elementwise, times))
     if topology.world > 1:
         sharded = cut(settings, topology, 2 * layers, zero_stage=3)
         rates["overlap"] = overlap(with_rates(sharded), step_seconds(sharded, topology))
@@ -138,7 +139,7 @@ def measure(settings: PretrainRun, topology: Topology, layers: int) -> FirstHour
         lines.append(Line("… and compiled", "s", predict(with_rates(compiled)).step_s, step_seconds(compiled, topology)))
     for mode in get_args(Recompute):
         case = cut(settings, topology, layers, settings.train.compile, zero_stage=1, activation_checkpointing=mode)
-        peaks = activation_bytes(case) / GIB, step_peak(case, topology) / GIB
+        peaks = _peak(case) / GIB, step_peak(case, topology) / GIB
         lines.append(Line(f"peak of {layers} layers, {mode}", "GiB", *peaks))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     made = measured.model_copy(update={"rates": RatesSection(**before.model_dump() | rates)})
@@ -152,6 +153,15 @@ def _python(settings: PretrainRun, topology: Topology) -> tuple[float, float]:
     taken = [step_seconds(cut(thin, topology, number, zero_stage=1), topology) for number in (few, many)]
     each = max(taken[1] - taken[0], 0.0) / (many - few)
     return max(taken[0] - few * each, 0.0), each
+
+
+def _peak(settings: PretrainRun) -> float:
+    """Planned bytes of a step above the states between steps: gradients, and in turn activations and the copy, end to end,
+    of the gradients that this rank's optimizer takes.
+    """
+    parameters, cluster = Counts(settings).parameters, settings.cluster
+    states = model_states(parameters, settings.parallel, settings.train, cluster.nodes * cluster.devices_per_node)
+    return states.gradients + max(activation_bytes(settings), states.masters)
 
 
 def _work(settings: PretrainRun) -> Work:
@@ -173,12 +183,13 @@ def overlap(settings: PretrainRun, taken: float) -> float:
     return min(max((exposed - taken) / (exposed - hidden), 0.0), 1.0) if exposed > hidden else 1.0
 
 
-def moved(taken: float, once: float, twice: float) -> float:
+def moved(taken: float, once: float, twice: float) -> float | None:
     """Memory traffic of elementwise kernels in units of moving each tensor once, at least 1.
 
     `taken`: seconds that a long step takes more than a short one; and the same as predicted for a traffic of 1 and of 2.
+    None if these do not differ, because the device waits for Python: the traffic then cannot be told.
     """
-    return max(1 + (taken - once) / (twice - once), 1.0)
+    return max(1 + (taken - once) / (twice - once), 1.0) if twice > once else None
 
 
 def figures(found: FirstHour) -> dict[str, Any]:

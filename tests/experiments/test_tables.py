@@ -72,8 +72,12 @@ def test_only_the_table_between_its_markers_changes(tmp_path: Path) -> None:
     assert file.read_text() == before.replace("old", "about\n\nnew \\g<1>")
     write_tables(file, {"a": "newer"}, "about")
     assert file.read_text() == before.replace("old", "about\n\nnewer")
-    with pytest.raises(ConfigError, match="table 'c' needs one pair of markers"):
-        write_tables(file, {"c": "x"}, "about")
+    kept = file.read_text()
+    write_tables(file, {"c": "x"}, "about")
+    assert file.read_text() == f"{kept}<!-- experiment: c -->\nabout\n\nx\n<!-- end -->\n"
+    file.write_text(kept + kept)
+    with pytest.raises(ConfigError, match="2 places are marked <!-- experiment: a -->"):
+        write_tables(file, {"a": "x"}, "about")
     other = tmp_path / "folder/new.md"
     write_tables(other, {"c": "x", "d": "y"}, "about")
     assert other.read_text().count("<!-- end -->") == 2
