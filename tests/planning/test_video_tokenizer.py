@@ -164,6 +164,7 @@ def test_flops_of_a_network_small_enough_to_count_by_hand() -> None:
     projections = len(cells) * 3 * 2 * 4 * 9 * finest  # to 9 bits once; back twice, for the decoder and for the codebook
     refinements = 3 * 2 * 256 * sum(4 * finest + 9 * own for own in cells[:-1])  # level_path block, 256 wide, as often
     entropy = 2 * 32 * 16 * sum(cells)  # the batch's joint distribution of the first 5 and the last 4 bits
+    entropy += 2 * (5 * 32 + 4 * 16) * sum(cells)  # each cell's probabilities of both
     assert training_flops_per_clip(run) == 3 * (encoder + decoder + projections + refinements + entropy)
 
 
