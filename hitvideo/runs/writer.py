@@ -65,7 +65,9 @@ class RunWriter(RunDirectory):
         """The settings of the start before this one; None: this is the first."""
         if data:
             self._check_data(settings, data)
-        self._new = not self.path.is_dir() or all(path.name == LOCK for path in self.path.iterdir())
+        # Ranks do not wait for each other here: another one's heartbeat may be there already.
+        early = {self.path / LOCK, self.heartbeats}
+        self._new = not self.path.is_dir() or early.issuperset(self.path.iterdir())
         if writer:
             self._open(settings)
 

@@ -53,6 +53,9 @@ def test_a_refused_start_leaves_no_new_directory(tmp_path: Path) -> None:
     new = RunWriter(settings(tmp_path), writer=True)
     new.discard_if_new()
     assert not new.path.exists()
+    new.heartbeats.mkdir(parents=True)  # another rank was faster
+    RunWriter(settings(tmp_path), writer=True).discard_if_new()
+    assert not new.path.exists()
     RunWriter(settings(tmp_path), writer=True)
     again = RunWriter(settings(tmp_path), writer=True)
     again.discard_if_new()
