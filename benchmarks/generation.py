@@ -41,7 +41,7 @@ PROMPT = "a red circle moves right"
 
 
 def load(path: Path, device: torch.device) -> tuple[LanguageModel, TextTokenizer]:
-    if path.is_dir():
+    if path.suffix not in (".yaml", ".yml"):
         generator = load_generator(path, device)
         return generator.model, generator.text
     settings = load_settings_as(PretrainRun, path, ["data.manifest=none"])
@@ -226,7 +226,7 @@ def _finish(device: torch.device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, default=TINY, help="run directory or RUN.yaml (default: the demo's, tiny)")
+    parser.add_argument("run", nargs="?", type=Path, default=TINY, help="run directory, showcase, or RUN.yaml (default: the demo's)")
     parser.add_argument("--videos", type=int, nargs="+", default=[1, 8], help="videos at once (default: once 1, once 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns; the best counts (default 3, after a warm-up)")
     words = parser.parse_args()
