@@ -226,7 +226,7 @@ def _finish(device: torch.device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, default=TINY, help="run directory, showcase, or RUN.yaml (default: the demo's)")
+    parser.add_argument("run", nargs="?", type=Path, default=TINY, help="run, showcase, or RUN.yaml (default: the demo's)")
     parser.add_argument("--videos", type=int, nargs="+", default=[1, 8], help="videos at once (default: once 1, once 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns; the best counts (default 3, after a warm-up)")
     words = parser.parse_args()

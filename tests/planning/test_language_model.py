@@ -227,5 +227,5 @@ def test_the_plan_is_near_what_ranks_take(world: int, words: str) -> None:
     measured = [figure / GIB for figure in max(run_ranks(highest, world, run))]
     states = found.weights_gib + found.gradients_gib + found.optimizer_gib
     print(f"{words}: states {states:.4f} planned {measured[0]:.4f} measured; total {found.total_gib:.4f}, {measured[1]:.4f}")
-    # ZeRO-2's buckets of gradients are fullest when the first activations are gone, so their sum is a little more than the peak.
+    # ZeRO-2's buckets of gradients are fullest when the first activations are gone: the sum is a little above the peak.
     assert 0.9 < found.total_gib / measured[1] < 1.12
