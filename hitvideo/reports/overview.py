@@ -1,6 +1,6 @@
 """What a run's directory says of it, read without torch, MLflow or the typed settings: state, rows, settings, tokens.
 
-    done       DONE is there                              running    held by a process whose heartbeat is fresh
+    done       DONE is there, or a job has ended well     running    held by a process whose heartbeat is fresh
     failed     a rank failed, hung, or its job did        stale      held, but the heartbeat is old: killed, or its node is lost
     stopped    it ended on request, or never began
 
@@ -112,6 +112,8 @@ class Overview:
         ended = history.attempts(directory.path)[-1:]
         jobs = json_lines(directory.attempts_log)[-1:]
         failed = any(each.get("status") == "FAILED" for each in ended) or any(each.get("kind") == "fault" for each in jobs)
+        if ended and ended[0].get("status") == "FINISHED":  # a tokenization job leaves no DONE
+            return "done"
         return "failed" if failed else "stopped"
 
     def tokens(self, step: int) -> int | None:

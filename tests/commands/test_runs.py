@@ -40,7 +40,7 @@ def compared(call: Call, *words: str | Path) -> Any:
 
 def test_each_state(call: Call, tmp_path: Path) -> None:
     old = time.time() - 3600
-    for name in ("done", "failed", "running", "stale", "stopped", "cut"):
+    for name in ("done", "failed", "running", "stale", "stopped", "cut", "job"):
         run = make_run(tmp_path / name)
         os.utime(run / "metrics.jsonl", (old, old))
         beat = run / "heartbeats/rank-00000.json"
@@ -55,10 +55,14 @@ def test_each_state(call: Call, tmp_path: Path) -> None:
             os.utime(beat, (old, old))
         if name == "cut":
             (run / "attempts.jsonl").write_text('{"attempt": "1.0", "kind": "fault"}\n')
+        if name == "job":
+            events = {"event": "start", "attempt": 1}, {"event": "end", "status": "FINISHED", "attempt": 1}
+            (run / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in events))
     code, out, _ = call("runs", "list", tmp_path, "--format", "json")
     assert code == 0
     assert {row["run"]: row["state"] for row in json.loads(out)} == {
-        "done": "done", "failed": "failed", "running": "running", "stale": "stale", "stopped": "stopped", "cut": "failed",
+        "job": "done", "done": "done",
+        "failed": "failed", "running": "running", "stale": "stale", "stopped": "stopped", "cut": "failed",
     }  # fmt: skip
 
 
