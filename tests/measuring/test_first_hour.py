@@ -99,7 +99,7 @@ def hour(run_: PretrainRun, out: Path, layers: int) -> FirstHour:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_first_hour(world: int, tmp_path: Path) -> None:
-    """With planned peaks within a fifth of the measured ones, which know the CPU's memory allocator alone."""
+    """Measured peaks are near the planned ones, and mostly below: gradients come while activations go."""
     run = settings("tiny", *TINY, f"cluster.devices_per_node={world}", f"train.global_batch={2 * world}")
     out = tmp_path / "cluster.yaml"
     found = run_ranks(hour, world, run, out, 2)[0]
@@ -109,7 +109,8 @@ def test_a_first_hour(world: int, tmp_path: Path) -> None:
     assert ("gather over all ranks" in names) == (world > 1)
     if world == 1:
         for line in (line for line in found.lines if line.name.startswith("peak")):
-            assert line.measured == pytest.approx(line.planned, rel=0.2), line.name
+            assert line.planned is not None
+            assert 0.7 < line.measured / line.planned < 1.2, line.name
 
 
 @pytest.mark.gpu
