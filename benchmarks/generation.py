@@ -30,6 +30,7 @@ from hitvideo.generation.sampling import Plan, Sampling
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.llm.rope import Rotation, rotate, rotation
+from hitvideo.measuring.ceilings import copy_rate
 from hitvideo.sequence.layout import make_layout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun, load_settings_as
@@ -130,18 +131,6 @@ class PlainLoop:
         return out
 
 
-def copy_rate(device: torch.device) -> float:
-    """Bytes per second that a large copy reads."""
-    source = torch.ones(1 << 26, device=device)
-    target, best = torch.empty_like(source), 0.0
-    for _ in range(5):
-        begin = time.perf_counter()
-        target.copy_(source)
-        _finish(device)
-        best = max(best, source.nbytes / (time.perf_counter() - begin))
-    return best
-
-
 def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int) -> None:
     """Print what every side takes for this many videos."""
     weight, llm, layout = model.level.weight, model.section, model.layout
@@ -167,7 +156,7 @@ def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int)
             _finish(weight.device)
             if turn:
                 seconds[name].append(time.perf_counter() - begin)
-    rate = copy_rate(weight.device)
+    rate = copy_rate(weight.device) / 2  # bytes that it reads
     weights = sum(parameter.numel() for parameter in model.trunk.parameters()) * weight.element_size()
     slot = 2 * 2 * llm.layers * llm.kv_heads * llm.head_dim * weight.element_size()
     cache_bytes = videos * slot * (layout.window + tokens / 2)  # half full on average

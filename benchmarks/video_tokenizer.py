@@ -9,8 +9,6 @@ and, where the processor has bf16, how much it speeds ours up.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLCosmos
 from torch.utils.flop_counter import FlopCounterMode
 
+from hitvideo.measuring.timing import in_turn
 from hitvideo.ops.precision import has_bf16
 from hitvideo.settings.programs import VideoTokenizerRun, load_settings_as
 from hitvideo.video_tokenizer.model import VideoTokenizer
@@ -36,27 +35,6 @@ def cosmos(device: torch.device) -> AutoencoderKLCosmos:
     """diffusers' default network: Haar patches of 4, then a factor of 2 in space; 4 in time in all."""
     model = AutoencoderKLCosmos(temporal_compression_ratio=4, spatial_compression_ratio=8, latents_mean=None, latents_std=None)
     return model.eval().to(device)
-
-
-def seconds(call: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def in_turn(sides: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each side; the first round is a warm-up."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(ROUNDS + 1):
-        for name, call in sides.items():
-            elapsed = seconds(call)
-            if number:
-                taken[name].append(elapsed)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def flops(call: Callable[[], object]) -> float:
@@ -81,8 +59,9 @@ def main() -> None:
     codes, latents = video_tokenizer.encode(video), peer.encode(video).latent_dist.mode()
     millions = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (video_tokenizer, peer)]
     print(f"{FRAMES} frames of {SIDE}×{SIDE} on {device}; parameters: ours {millions[0]:.1f} M, Cosmos {millions[1]:.1f} M")
-    encoding = in_turn({"ours": lambda: video_tokenizer.encode(video), "cosmos": lambda: peer.encode(video)})
-    decoding = in_turn({"ours": lambda: video_tokenizer.decode(codes, FRAMES), "cosmos": lambda: peer.decode(latents)})
+    encoding = in_turn({"ours": lambda: video_tokenizer.encode(video), "cosmos": lambda: peer.encode(video)}, device, ROUNDS)
+    decoders = {"ours": lambda: video_tokenizer.decode(codes, FRAMES), "cosmos": lambda: peer.decode(latents)}
+    decoding = in_turn(decoders, device, ROUNDS)
     for name, taken in (("encode", encoding), ("decode", decoding)):
         rates = {side: FRAMES / value for side, value in taken.items()}
         ratio = rates["ours"] / rates["cosmos"]
@@ -92,12 +71,12 @@ def main() -> None:
     pixels = FRAMES * SIDE**2
     print(f"encode, kFLOP per pixel: ours {work['ours'] / pixels / 1e3:.0f}, Cosmos {work['cosmos'] / pixels / 1e3:.0f}")
     convolve = convolution(device)
-    turns = in_turn({"encode": lambda: video_tokenizer.encode(video), "ceiling": convolve})
+    turns = in_turn({"encode": lambda: video_tokenizer.encode(video), "ceiling": convolve}, device, ROUNDS)
     rates = {"encode": work["ours"] / turns["encode"], "ceiling": flops(convolve) / turns["ceiling"]}
     print(f"encode: {rates['encode'] / rates['ceiling']:.0%} of a 3×3 convolution's {rates['ceiling'] / 1e9:.0f} GFLOP/s")
     if has_bf16(device):
         half = ours(device).bfloat16()
-        types = in_turn({"fp32": lambda: video_tokenizer.encode(video), "bf16": lambda: half.encode(video)})
+        types = in_turn({"fp32": lambda: video_tokenizer.encode(video), "bf16": lambda: half.encode(video)}, device, ROUNDS)
         print(f"encode in bf16: {types['fp32'] / types['bf16']:.2f} times as fast as in fp32")
 
 

@@ -83,7 +83,7 @@ def _without_bias(logs: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def known_nats(model: LanguageModel, rows: torch.Tensor) -> torch.Tensor:
-    """-log p of every cell given all before it, by slot: rows (B, length, S) → (B, length), 0 where there is no cell."""
+    """-log p of every cell given all before it, by slot: rows (B, length, S) → (B, length); slots without a cell get 0."""
     hidden, found = model.hidden(rows[:, :-1]), torch.zeros(rows.shape[:2], dtype=torch.float64)
     for level, head in enumerate(model.heads):
         start, stop = model.layout.starts[level : level + 2]

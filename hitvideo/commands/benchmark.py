@@ -36,7 +36,7 @@ def benchmark(words: argparse.Namespace) -> int:
             raise ConfigError(f"{FIRST_HOUR} keeps the whole machine busy; run it alone")
         return _first_hour(words)
     if words.out:
-        raise ConfigError(f"--out is for {FIRST_HOUR}; give both")
+        raise ConfigError(f"--out is only for {FIRST_HOUR}; leave it out")
     if not words.name:
         _list(words.json)
         return 0
@@ -48,7 +48,7 @@ def benchmark(words: argparse.Namespace) -> int:
 
 
 def _rows() -> dict[str, Any]:
-    """The comparisons by name. Raises ConfigError where there is no checkout."""
+    """The comparisons by name. Raises ConfigError if the package was installed without its checkout."""
     if not (_CHECKOUT / "benchmarks" / "rows.py").is_file():
         raise ConfigError(
             f"the comparisons are in benchmarks/ of a checkout, which an installed package does not hold; clone the repository "

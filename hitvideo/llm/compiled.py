@@ -39,7 +39,7 @@ def compiler_missing(device: torch.device) -> str | None:
     named = os.environ.get(variable)
     if any(shutil.which(name) for name in ([named] if named else names)):
         return None
-    return f"there is no compiler ({variable}={named}); install one of {', '.join(names)}, or set {variable} to its path"
+    return f"found no compiler ({variable}={named}); install one of {', '.join(names)}, or set {variable} to its path"
 
 
 def compile_trunk(trunk: Transformer, device: torch.device, whole: bool) -> bool:
