@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from experiments.grouped_layout import GroupedLayout, Groups, grouped_layout, parse_groups
-from experiments.grouped_model import GroupedModel
+from experiments.grouped_layout import Groups, order, parse_groups
 from hitvideo.config import needed
 from hitvideo.data.blend import open_tokens
 from hitvideo.data.loader import Batches, split
 from hitvideo.data.rows import TokenSource
 from hitvideo.files import replacing
 from hitvideo.llm.init import initialize
+from hitvideo.llm.model import LanguageModel
 from hitvideo.parallel.parameter_groups import parameter_groups
+from hitvideo.sequence.groups import GroupedLayout
 from hitvideo.sequence.layout import make_layout
 from hitvideo.sequence.text import TextTokenizer
 from hitvideo.settings.programs import PretrainRun, load_settings_as
@@ -50,6 +51,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+class ManyOrders(LanguageModel):
+    """The library's model, which can change to another grouped order."""
+
+    def use(self, grouped: GroupedLayout) -> None:
+        """Compute in this order from now on."""
+        self.layout.grouped = grouped
+        self._grouped.clear()
+
+
 def batches(settings: PretrainRun, source: TokenSource, samples: range) -> Batches:
     train, data = settings.train, settings.data
     return Batches(
@@ -66,11 +76,11 @@ def train(settings: PretrainRun, orders: Sequence[Sequence[Groups]], weights: Pa
     training, held_out = split(len(dataset), settings.data.validation_samples)
     rows = batches(settings, TokenSource(dataset, layout, text, seed, settings.data.caption_dropout), training)
     unseen = batches(settings, TokenSource(dataset, layout, text, seed, 0.0), held_out)
-    model = GroupedModel(settings.llm, layout)
+    model = ManyOrders(settings.llm, layout)
     initialize(model, settings.llm.width, settings.llm.layers, seed)
     if weights:
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()}, strict=False)
-    grouped = [grouped_layout(layout, levels) for levels in orders]
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    grouped = [order(layout, levels) for levels in orders]
     parts = [group for _, group in parameter_groups(model, plan.weight_decay, [""])]
     optimizer = torch.optim.AdamW(parts, lr=plan.lr, betas=plan.betas, fused=True)
     file, step = settings.run.directory / "training.pt", 0
@@ -88,7 +98,7 @@ def train(settings: PretrainRun, orders: Sequence[Sequence[Groups]], weights: Pa
             micro, np.random.default_rng((seed, step)).integers(len(grouped), size=len(micro)), strict=True
         ):
             model.use(grouped[chosen])
-            losses = model(batch, plan.text_loss_weight, plan.level_balance)
+            losses = model(batch, plan.text_loss_weight, plan.level_balance, grouped=True)
             (losses["loss"] / len(micro)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimizer.step()
@@ -98,14 +108,14 @@ def train(settings: PretrainRun, orders: Sequence[Sequence[Groups]], weights: Pa
             saved = time.monotonic()
             save(file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
             print(f"step {step}: loss {losses['loss'].item():.3f}", file=sys.stderr, flush=True)
-    return {"orders": [evaluate(model, order, unseen, max(1, len(held_out) // plan.global_batch)) for order in grouped]}
+    return {"orders": [evaluate(model, each, unseen, max(1, len(held_out) // plan.global_batch)) for each in grouped]}
 
 
 @torch.no_grad()
-def evaluate(model: GroupedModel, order: GroupedLayout, unseen: Batches, steps: int) -> list[float]:
+def evaluate(model: ManyOrders, grouped: GroupedLayout, unseen: Batches, steps: int) -> list[float]:
     """Mean nats of each level over held-out batches."""
-    model.use(order)
-    found = [model(batch, 0.0) for step in range(steps) for batch in unseen(step)]
+    model.use(grouped)
+    found = [model(batch, 0.0, grouped=True) for step in range(steps) for batch in unseen(step)]
     names = [f"loss_level_{level}" for level in range(len(model.layout.grids))]
     return [torch.stack([losses[name] for losses in found]).mean().item() for name in names]
 

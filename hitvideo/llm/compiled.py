@@ -54,7 +54,8 @@ def compile_trunk(trunk: Transformer, device: torch.device, whole: bool) -> bool
     warnings.filterwarnings("ignore", message=".*dynamo.*lru_cache.*")
     if whole:
         for block in trunk.blocks:
-            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+            # Raster and grouped rows have two lengths: a kernel for each is faster than one for any.
+            block.forward = torch.compile(block.forward, dynamic=False)  # type: ignore[method-assign]
         return True
     for module in trunk.modules():
         for kind, name in _FUNCTIONS:

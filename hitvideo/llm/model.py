@@ -8,11 +8,12 @@ With `llm.ancestors` the input also has the sum of embeddings of the ids, on all
 one to be predicted. In a residual pyramid a fine code corrects what these add up to. They have an embedding of their own,
 because an id means another thing there than in the cell that was drawn last; one for all distances is enough, because every
 level has ids of its own and the input knows which level it predicts.
+
+With `llm.groups` the model also reads rows in the order of their groups (sequence/groups.py), under the mask of that order. It
+needs no weights of its own: START slots, which hold no ids, are the sum of their two levels' embeddings and of the ancestors'.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,21 +22,12 @@ from hitvideo.llm.cache import KVCache
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.layers import DenseLayers, Layers
 from hitvideo.llm.recompute import Recompute
-from hitvideo.llm.rope import Rotation, rotation
+from hitvideo.llm.rope import Rotation
+from hitvideo.llm.slots import GroupedSlots, Slots, grouped_slots, raster_slots
 from hitvideo.llm.transformer import Transformer
 from hitvideo.sequence.layout import NO_SLOT, SequenceLayout
 from hitvideo.sequence.vocab import NONE, PAD
 from hitvideo.settings.language_model import LLMSection
-
-
-class Slots(NamedTuple):
-    """The layout's facts about each of the length - 1 input slots, on the model's device."""
-
-    level: torch.Tensor  # (L,) 0 for text, else 1 + level
-    next_level: torch.Tensor  # (L,) the same, for the slot it predicts
-    turn: Rotation  # (L, K/2) rotation at its own position
-    next_turn: Rotation  # (L, K/2) rotation at the position of the slot it predicts
-    ancestors: torch.Tensor  # (L, levels - 1) slots of the ancestors of the cell it predicts, NO_SLOT: it has none there
 
 
 class LanguageModel(nn.Module):
@@ -66,17 +58,20 @@ class LanguageModel(nn.Module):
         self.text_head = layers.column(llm.width, vocab.text_size)
         self.heads = nn.ModuleList(LevelHead(llm.width, b, llm.norm_eps, layers) for b in bits)
         self._slots: dict[torch.device, Slots] = {}
+        self._grouped: dict[torch.device, GroupedSlots] = {}
 
     def slots(self, device: torch.device) -> Slots:
-        """The `Slots` on a device; they are not buffers, so that a cast of the model does not reduce their precision."""
+        """The `Slots` of raster order on a device."""
         if device not in self._slots:
-            levels = torch.from_numpy(self.layout.levels).to(device) + 1
-            positions = torch.from_numpy(self.layout.positions).to(device)
-            turn = rotation(positions, self.section.turned_axes, self.section.rope_theta)
-            own, after = Rotation(turn.cos[:-1], turn.sin[:-1]), Rotation(turn.cos[1:], turn.sin[1:])
-            ancestors = torch.from_numpy(self.layout.ancestors[1:]).to(device)
-            self._slots[device] = Slots(levels[:-1], levels[1:], own, after, ancestors)
+            self._slots[device] = raster_slots(self.layout, self.section, device)
         return self._slots[device]
+
+    def grouped_slots(self, device: torch.device) -> GroupedSlots:
+        """The slots of the order of llm.groups on a device; the layout must have one."""
+        if device not in self._grouped:
+            assert self.layout.grouped is not None, "the layout has no groups"
+            self._grouped[device] = grouped_slots(self.layout.grouped, self.layout, self.section, device)
+        return self._grouped[device]
 
     def hidden(
         self, ids: torch.Tensor, start: int = 0, cache: KVCache | None = None, rows: torch.Tensor | None = None
@@ -86,17 +81,46 @@ class LanguageModel(nn.Module):
         `rows` (B, at least start + n, S): the rows from slot 0 on, which hold `ids` too; needed if `ids` does not begin at
         slot 0, because ancestors are anywhere before it. What they hold after these slots is not looked at.
         """
-        slots, span = self.slots(ids.device), slice(start, start + ids.shape[1])
+        assert rows is not None or start == 0 or self.ancestor is None, "with llm.ancestors it needs the rows from slot 0 on"
+        span = slice(start, start + ids.shape[1])
+        return self._states(self._embedded(ids), ids if rows is None else rows, self.slots(ids.device), span, cache)
+
+    def grouped_hidden(
+        self, rows: torch.Tensor, start: int = 0, stop: int | None = None, cache: KVCache | None = None
+    ) -> torch.Tensor:
+        """Raster rows (B, …, S) → states (B, stop - start, D) of the slots start … stop - 1 (all by default) of grouped order.
+
+        The rows hold what these slots hold, and their ancestors; what else they hold is not looked at.
+        """
+        slots = self.grouped_slots(rows.device)
+        stop = len(slots.order) if stop is None else stop
+        span = slice(start, stop)
+        x = self._embedded(rows[:, slots.order[span]]).masked_fill(slots.start[span, None], 0.0)
+        return self._states(x, rows, slots.slots, span, cache, None if slots.mask is None else slots.mask[span, :stop])
+
+    def _embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """The sum of the embeddings of a slot's ids: (B, n, S) → (B, n, D)."""
         unused = (ids == NONE).unsqueeze(-1)  # (B, n, S, 1)
         unused[..., 0, :] = False  # PAD in column 0 is a symbol with an embedding
-        x = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)  # (B, n, D)
+        out: torch.Tensor = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)
+        return out
+
+    def _states(
+        self,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        slots: Slots,
+        span: slice,
+        cache: KVCache | None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embedded ids (B, n, D) of the slots in `span` → their hidden states, seeing each other and the cache by `mask`."""
         x = x + self.level(slots.level[span]) + self.next_level(slots.next_level[span])
         if self.ancestor is not None:
-            assert rows is not None or start == 0, "a model with llm.ancestors needs the rows from slot 0 on"
-            x = x + self._ancestors(ids if rows is None else rows, slots.ancestors[span])
+            x = x + self._ancestors(rows, slots.ancestors[span])
         turn_q = Rotation(*(part[span] for part in slots.next_turn))
         turn_k = Rotation(*(part[span] for part in slots.turn))
-        out: torch.Tensor = self.trunk(x, turn_q, turn_k, cache)
+        out: torch.Tensor = self.trunk(x, turn_q, turn_k, cache, mask)
         return out
 
     def _ancestors(self, rows: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -111,15 +135,26 @@ class LanguageModel(nn.Module):
         return found
 
     def forward(
-        self, rows: torch.Tensor, text_weight: float, level_balance: float = 0.0, seen: torch.Tensor | None = None
+        self,
+        rows: torch.Tensor,
+        text_weight: float,
+        level_balance: float = 0.0,
+        seen: torch.Tensor | None = None,
+        grouped: bool = False,
     ) -> dict[str, torch.Tensor]:
         """rows (B, length, S) of ids → scalars in fp32. `seen`: the rows as the input shows them, by default the same.
+
+        `grouped`: predict each cell from what the order of the groups has before it, instead of raster order.
 
         `loss` (to minimise): (1 - b) × mean nats over video slots + b × mean over levels of their mean nats + text_weight ×
         mean nats of a caption's pieces, with b = `level_balance`. `loss_text`, `loss_level_k`: mean nats per piece and per
         index of level k. Each is a mean over rows, so means over equal micro-batches and ranks average to it exactly.
         """
-        hidden = self.hidden((rows if seen is None else seen)[:, :-1])  # (B, L, D); slot i predicts slot i + 1
+        shown = (rows if seen is None else seen)[:, :-1]
+        if grouped:
+            hidden = self.grouped_hidden(shown)[:, self.grouped_slots(rows.device).predicts]
+        else:
+            hidden = self.hidden(shown)  # (B, L, D); slot i predicts slot i + 1
         starts, window = self.layout.starts, self.layout.window
         losses: dict[str, torch.Tensor] = {}
         text = rows[:, 1:window, 0]  # (B, W-1)

@@ -49,14 +49,14 @@ class Attention(nn.Module):
         return rotate(x, turn)
 
     def forward(
-        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None
+        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None, mask: torch.Tensor | None = None
     ) -> torch.Tensor:  # (B, L, D) → (B, L, D)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))  # (B, L, N, K), k and v (B, L, Nkv, K)
         q, k, v = (self.layers.slots_to_heads(part) for part in (self.q_norm(q), self.k_norm(k), v))
         q, k = self.turn(q, turn_q), self.turn(k, turn_k)
         if cache is not None:
             k, v = cache.extend(k, v)
-        mixed = attention(q, k, v, causal=True, backend=choose(self.backend, q.device, q.dtype))
+        mixed = attention(q, k, v, causal=True, backend=choose(self.backend, q.device, q.dtype), mask=mask)
         out: torch.Tensor = self.out(self.layers.heads_to_slots(mixed).flatten(-2))
         return out
 
@@ -92,12 +92,14 @@ class Block(nn.Module):
         self.mlp = SwiGLU(llm, layers)
 
     def forward(
-        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None
+        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None, mask: torch.Tensor | None = None
     ) -> torch.Tensor:  # (B, L, D) → (B, L, D)
-        return recomputed(self.recompute, self._forward, x, turn_q, turn_k, cache)
+        return recomputed(self.recompute, self._forward, x, turn_q, turn_k, cache, mask)
 
-    def _forward(self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), turn_q, turn_k, cache)
+    def _forward(
+        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: LayerCache | None, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x), turn_q, turn_k, cache, mask)
         out: torch.Tensor = x + self.mlp(self.mlp_norm(x))
         return out
 
@@ -112,11 +114,17 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(llm.width, llm.norm_eps, layers.over_slots)
 
     def forward(
-        self, x: torch.Tensor, turn_q: Rotation, turn_k: Rotation, cache: KVCache | None = None
+        self,
+        x: torch.Tensor,
+        turn_q: Rotation,
+        turn_k: Rotation,
+        cache: KVCache | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:  # (B, L, D) → (B, L, D)
+        """`mask` (L, slots seen before + L): whether a slot (rows) sees another (columns); None: all up to itself."""
         x = self.layers.scatter(x)  # (B, l, D)
         for number, block in enumerate(self.blocks):
-            x = block(x, turn_q, turn_k, None if cache is None else cache.layer(number))
+            x = block(x, turn_q, turn_k, None if cache is None else cache.layer(number), mask)
         if cache is not None:
             cache.advance(x.shape[1])
         return self.layers.gather(self.norm(x))

@@ -118,20 +118,25 @@ class _Order:
         cls.now = backend
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, backend: Backend) -> torch.Tensor:
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, backend: Backend, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """softmax(q kᵀ / √head_dim) v.
 
     q (B, Lq, N, K), k and v (B, Lk, Nkv, K) → (B, Lq, N, K). If `causal`, the queries are the last Lq of Lk slots, as new
-    ones behind a cache are: query i sees the keys up to Lk - Lq + i. Otherwise every query sees every key.
+    ones behind a cache are: query i sees the keys up to Lk - Lq + i. Otherwise every query sees every key. `mask` (Lq, Lk) says
+    instead which keys (columns) a query (row) sees; SDPA takes it with a kernel of PyTorch's own, whatever `backend` is.
     """
     assert not causal or q.shape[1] <= k.shape[1], "causal attention needs a key for every query"
-    if backend == "flash":
+    if backend == "flash" and mask is None:
         from flash_attn import flash_attn_func
 
         out: torch.Tensor = flash_attn_func(q, k, v, causal=causal)  # (B, Lq, N, K); lower-right and grouped natively
         return out
     new, known, grouped = q.shape[1], k.shape[1], q.shape[2] > k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L, K)
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
     if new == known:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
     # `is_causal` would align the triangle upper left.

@@ -11,6 +11,9 @@ window; a level-0 cell that covers eight frames of the finest grid is at t = 3.5
 measure against.)
 
 The ancestors of a cell are the cells of the coarser levels that cover it, one on each: they come before it in the row.
+
+A model of rows with `groups` also learns another order of the same slots, in which several cells of a level are drawn together
+(groups.py).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from hitvideo.hierarchy import Extent, Grid, Hierarchy
+from hitvideo.sequence.groups import GroupedLayout, Region, cells_by_group, grouped_layout
 from hitvideo.sequence.vocab import BOS, EOS, EOV, NONE, PAD, Vocab
 from hitvideo.settings.language_model import Rope
 from hitvideo.settings.programs import PretrainRun
@@ -35,9 +39,19 @@ class SequenceLayout:
     Attributes, each a numpy array over the slots:
         levels (length,): TEXT or the level's number; EOV belongs to the last level.
         positions (length, 3): float32 (t, h, w) for RoPE; with rope "1d" all three are the slot's number.
+        grouped: the order of llm.groups; None without them.
     """
 
-    def __init__(self, vocab: Vocab, hierarchy: Hierarchy, extent: Extent, window: int, rope: Rope = "3d") -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        hierarchy: Hierarchy,
+        extent: Extent,
+        window: int,
+        rope: Rope = "3d",
+        groups: Sequence[Region | None] | None = None,
+    ) -> None:
+        """`groups`: for each level the regions of which it draws one cell each in a pass, see groups.py."""
         if window < 2:
             raise ValueError(f"a text window of {window} cannot hold BOS and EOS; use 2 or more")
         self.vocab = vocab
@@ -59,6 +73,14 @@ class SequenceLayout:
         self.positions[-1] = window + np.array(finest)  # EOV: just past the last corner
         if rope == "1d":
             self.positions[:] = np.arange(self.length)[:, None]
+        self.grouped: GroupedLayout | None = None
+        if groups is not None:
+            each = zip(self.starts[:-1], self.grids, groups, strict=True)
+            self.grouped = grouped_layout(window, [start + cells_by_group(grid, region) for start, grid, region in each])
+
+    def input_slots(self, grouped: bool = False) -> int:
+        """Slots of a row that the model reads: all but EOV, and in the grouped order its START slots too."""
+        return self.grouped.slots if grouped and self.grouped else self.length - 1
 
     def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
         """BOS text EOS PAD … (window,). A caption that is too long loses its end, not its EOS."""
@@ -130,7 +152,8 @@ class SequenceLayout:
 def make_layout(settings: PretrainRun) -> SequenceLayout:
     """The layout of a run's rows, from its `hierarchy`, `clip` and `text`."""
     vocab = Vocab(settings.text.vocab_size, settings.hierarchy)
-    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, settings.text.window, settings.llm.rope)
+    llm, window = settings.llm, settings.text.window
+    return SequenceLayout(vocab, settings.hierarchy, settings.clip.extent, window, llm.rope, llm.groups)
 
 
 def _centres(grid: Grid, finest: Grid) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,10 @@ class LLMSection(Section):
     ancestors: bool = False
     """Tell a slot what is drawn where the cell it predicts will be: the ids of the coarser cells that cover that cell are
     embedded once more, and added to the slot's input. Without it, attention has to find them."""
+    groups: Annotated[tuple[tuple[Size, Size, Size] | None, ...], Field(min_length=1)] | None = None
+    """Cells that can be drawn together (`hitvideo generate --plan grouped`): for each level, coarsest first, the cells t, h, w
+    of a region. A pass draws one cell of every region, so the level takes as many passes as a region has cells. null for a
+    level: one cell a pass; null for all: the model learns raster order alone. Regions must divide the level's grid."""
     qk_norm: bool = False
     """Apply RMSNorm to queries and keys, per head."""
     attention: Literal["auto", "flash", "sdpa"] = "auto"

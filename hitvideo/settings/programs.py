@@ -10,6 +10,7 @@ Each fact has one place: sequence length, vocabulary size and gradient accumulat
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -149,6 +150,7 @@ class PretrainRun(BaseRun):
         for name, size in divided.items():
             if size % tensor:
                 raise ConfigError(f"{name} {size} is not divisible by parallel.tensor {tensor}")
+        self._check_groups(each if self.parallel.sequence else context)
         slots, parts = self.text.window + self.hierarchy.tokens(self.clip.extent), each if self.parallel.sequence else context
         if slots % parts:
             raise ConfigError(
@@ -156,6 +158,33 @@ class PretrainRun(BaseRun):
                 f"set text.window={self.text.window + parts - slots % parts}"
             )
         return self
+
+    @property
+    def grouped_share(self) -> float:
+        """Share of the training steps whose rows are in grouped order."""
+        return self.train.grouped if self.llm.groups else 0.0
+
+    def _check_groups(self, parts: int) -> None:
+        """Raise ConfigError if regions do not divide their levels, or `parts` ranks cannot share the START slots equally."""
+        groups, grids = self.llm.groups, self.hierarchy.grids(self.clip.extent)
+        if groups is None:
+            return
+        if len(groups) != len(grids):
+            raise ConfigError(f"llm.groups has {len(groups)} entries, the hierarchy has {len(grids)} levels; give as many")
+        starts = 0
+        for level, (grid, region) in enumerate(zip(grids, groups, strict=True)):
+            if region and any(whole % part for whole, part in zip(grid, region, strict=True)):
+                raise ConfigError(
+                    f"llm.groups: regions of {list(region)} cells do not divide level {level}'s grid of {list(grid)}; "
+                    f"use divisors of its numbers"
+                )
+            together = grid.cells // math.prod(region) if region else 1
+            starts += together if together > 1 else 0
+        if starts % parts:
+            raise ConfigError(
+                f"llm.groups adds {starts} slots to a row, which {parts} ranks cannot share equally; use other regions, or a "
+                f"smaller parallel.context or parallel.tensor"
+            )
 
 
 RUNS: dict[str, type[Any]] = {"video_tokenizer": VideoTokenizerRun, "tokenize_shards": TokenizeRun, "pretrain": PretrainRun}

@@ -135,5 +135,8 @@ class LLMTrainSection(TrainSection):
     corrupt: Fraction = 0.0
     """Share of the ids of coarser levels (all but the finest) that the input shows as others, drawn at random; what is to be
     predicted stays. The model then learns to draw detail over coarse codes with mistakes, as its own have."""
+    grouped: Fraction = 0.5
+    """With llm.groups: share of the steps whose rows are in the order of the groups; the others are in raster order, which
+    the plans sequential and jacobi need."""
     level_balance: Fraction = 0.0
     """0: every video token has the same weight; 1: every level has, which favours the few coarse tokens."""

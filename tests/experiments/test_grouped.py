@@ -1,9 +1,8 @@
-"""Cells drawn together: raster order is the library's model bit for bit; no prediction sees its own group or a later one."""
+"""What drawing cells together costs: the kinds of groups, blind cells against enumeration, the table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from experiments.grouped import ORDERS as PLANS
 from experiments.grouped import passes, tables
 from experiments.grouped_information import blind_nats, known_nats
-from experiments.grouped_layout import NO_TARGET, RASTER, START, Groups, grouped_layout, parse_groups
-from experiments.grouped_model import GroupedModel
+from experiments.grouped_layout import RASTER, Groups, order, parse_groups
+from experiments.grouped_training import ManyOrders
 from experiments.lab import Lab
 from hitvideo.hierarchy import Extent, Grid, Hierarchy, Level
 from hitvideo.llm.init import initialize
@@ -32,13 +31,6 @@ HIERARCHY = Hierarchy(
 )  # grids of the clip below: 1×1×2, 1×2×4, 2×4×8
 EXTENT, WINDOW, TEXT_SIZE = Extent(4, 8, 16), 5, 300
 SECTION = LLMSection(layers=3, width=24, heads=4, kv_heads=2, hidden=40, rope_axes=(2, 2, 2), qk_norm=True, ancestors=True)
-WHOLE = Groups("block", (1, 1, 2))
-ORDERS = [
-    [RASTER, RASTER, Groups("block", (1, 2, 2))],
-    [RASTER, Groups("spread", (1, 2, 2)), Groups("spread", (2, 2, 4))],
-    [WHOLE, Groups("block", (1, 2, 4)), Groups("block", (2, 4, 8))],
-    [RASTER, Groups("block", (1, 1, 4)), RASTER],
-]
 
 
 def layout() -> SequenceLayout:
@@ -61,94 +53,24 @@ def rows_of(count: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([layout().join([7, 9], one) for one in codes]))
 
 
-def cell_groups(order: Sequence[Groups]) -> list[list[int]]:
-    """The slots of the raster row that are drawn together, in the order of drawing; counted here cell by cell."""
-    plain, found = layout(), [[slot] for slot in range(WINDOW)]
-    for start, grid, groups in zip(plain.starts, plain.grids, order, strict=False):
-        members: dict[tuple[int, ...], list[int]] = {}
-        for number, cell in enumerate(np.ndindex(*grid)):
-            block = tuple(c // s for c, s in zip(cell, groups.shape, strict=True))
-            inside = tuple(c % s for c, s in zip(cell, groups.shape, strict=True))
-            members.setdefault(block if groups.kind == "block" else inside, []).append(start + number)
-        found += [members[key] for key in sorted(members)]
-    return found
-
-
-@pytest.mark.parametrize("raster", [RASTER, None], ids=["blocks of one", "one block"])
-def test_raster_order_is_the_librarys_model_bit_for_bit(raster: Groups | None) -> None:
-    ours, theirs = model_of(GroupedModel), model_of(LanguageModel)
-    assert isinstance(ours, GroupedModel)
-    ours.use(grouped_layout(layout(), [raster or Groups("spread", (grid.t, grid.h, grid.w)) for grid in layout().grids]))
-    rows = rows_of(2, seed=1)
-    found, expected = ours(rows, 0.1, 0.7), theirs(rows, 0.1, 0.7)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
-    for losses in (found, expected):
-        losses["loss"].backward()
-    gradients = dict(ours.named_parameters())
-    for name, parameter in theirs.named_parameters():
-        assert torch.equal(gradients[name].grad, parameter.grad), name  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def test_the_mask_gives_what_causal_attention_gives() -> None:
-    ours, theirs = model_of(GroupedModel), model_of(LanguageModel)
-    assert isinstance(ours, GroupedModel)
-    raster = grouped_layout(layout(), [RASTER] * 3)
-    ours.use(raster)
-    for block in ours.trunk.blocks:
-        block.attention.mask = torch.from_numpy(raster.mask)  # type: ignore[union-attr, assignment]
-    rows = rows_of(2, seed=1)
-    torch.testing.assert_close(ours.hidden(rows[:, :-1]), theirs.hidden(rows[:, :-1]), atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@torch.no_grad()
-def test_a_prediction_sees_all_that_is_drawn_before_its_group_and_nothing_else(order: list[Groups]) -> None:
-    model = model_of(GroupedModel).double()
-    assert isinstance(model, GroupedModel)
-    model.use(grouped_layout(layout(), order))
-    rows = rows_of(1, seed=2)
-    before = model.hidden(rows[:, :-1])[0]  # state i predicts slot i + 1 of the raster row
-    groups = cell_groups(order)
-    assert sorted(slot for group in groups for slot in group) == list(range(len(before)))
-    drawn = {slot: number for number, group in enumerate(groups) for slot in group} | {len(before): len(groups)}
-    for changed in range(WINDOW, len(before)):
-        others = rows.clone()
-        level = int(model.layout.levels[changed])
-        codes = model.layout.vocab.to_indices(level, rows[0, changed].numpy()[None])
-        others[0, changed] = torch.from_numpy(model.layout.vocab.to_ids(level, codes ^ 1))[0]
-        moved = (model.hidden(others[:, :-1])[0] != before).any(-1)
-        for slot in range(1, len(before)):
-            assert bool(moved[slot - 1]) == (drawn[slot] > drawn[changed]), (slot, changed)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_cell_is_fed_once_and_predicted_once(order: list[Groups]) -> None:
-    found, plain = grouped_layout(layout(), order), layout()
-    assert sorted(cell for cell in found.order if cell != START) == list(range(plain.length - 1))
-    assert sorted(cell for cell in found.target if cell != NO_TARGET) == list(range(1, plain.length))
-    assert (np.diff(found.stage) >= 0).all(), "a cache grows at its end alone"
-    passes = len({found.stage[slot] for slot in range(len(found.stage)) if found.target[slot] != NO_TARGET})
-    assert passes == len(cell_groups(order))  # the first token of the text is not predicted, EOV is
-    sizes = [len(groups.cells(grid).T) for groups, grid in zip(order, plain.grids, strict=True)]
-    assert (found.order == START).sum() == sum(size for size in sizes if size > 1)
-    for number, size in enumerate(sizes):  # a slot and its target are in one place of their groups
-        if order[number].kind == "spread" and size > 1:
-            start, stop = plain.starts[number : number + 2]
-            t, h, w = order[number].shape
-            inside = (found.order >= start) & (found.order < stop) & (found.target >= start) & (found.target < stop)
-            cells = [
-                np.array(np.unravel_index(side[inside] - start, plain.grids[number])).T for side in (found.order, found.target)
-            ]
-            assert (cells[0] // (t, h, w) == cells[1] // (t, h, w)).all()
-
-
-def test_groups_of_a_grid() -> None:
+def test_the_two_kinds_of_groups() -> None:
     grid = Grid(1, 2, 4)  # cells 0 1 2 3 / 4 5 6 7
     assert Groups("block", (1, 2, 2)).cells(grid).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert Groups("spread", (1, 2, 2)).cells(grid).tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert RASTER.cells(grid).T.tolist() == [list(range(8))]
+
+
+@torch.no_grad()
+def test_one_model_computes_in_several_orders() -> None:
+    model = ManyOrders(SECTION, layout())
+    initialize(model, SECTION.width, SECTION.layers, seed=0)
+    plain, rows = model_of(LanguageModel), rows_of(2, seed=1)
+    found = []
+    for shape in ((1, 1, 1), (1, 2, 2), (2, 2, 2)):
+        model.use(order(layout(), [RASTER, RASTER, Groups("block", shape)]))
+        found.append(model(rows, 0.1, grouped=True)["loss_level_2"])
+    assert torch.equal(found[0], plain(rows, 0.1)["loss_level_2"])
+    assert len({float(loss) for loss in found}) == 3
 
 
 def test_groups_as_the_command_line_writes_them() -> None:

@@ -29,7 +29,8 @@ def random_model(
     hierarchy = Hierarchy(levels=tuple(levels))
     sizes = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "hidden": 64, "rope_axes": (4, 2, 2), "qk_norm": True}
     llm = LLMSection(**{**sizes, **section})
-    model = LanguageModel(llm, SequenceLayout(Vocab(400, hierarchy), hierarchy, extent or Extent(8, 32, 32), 12))
+    layout = SequenceLayout(Vocab(400, hierarchy), hierarchy, extent or Extent(8, 32, 32), 12, groups=llm.groups)
+    model = LanguageModel(llm, layout)
     initialize(model, llm.width, llm.layers, seed=0)
     for head in model.heads:
         for parameter in head.parameters():
