@@ -41,6 +41,7 @@ from hitvideo.settings.programs import PretrainRun
 from pretrain.data_checks import log_cut_captions
 from pretrain.task import Cost, OpenRun, Rehearsal, Task, learning_rate, make_batches
 
+_GROUPED_SALT = 0x6209
 _LONGEST_TRAINING = 3600.0
 _MOST_UNASKED = 200_000  # samples; a text tokenizer on more takes long, on one thread, while all other ranks wait
 
@@ -71,7 +72,7 @@ class LanguageModelTask(Task):
             use_apex(model, run.topology.device)
         if train.compile:
             compile_trunk(model.trunk, run.topology.device, whole=run.topology.tensor * run.topology.context == 1)
-        self._cost = Cost(layout.length, training_flops_per_row(meta_model(settings)))
+        self._costs = [Cost(layout.length, training_flops_per_row(meta_model(settings), grouped=share)) for share in (0.0, 1.0)]
         super().__init__(
             settings,
             run,
@@ -98,10 +99,21 @@ class LanguageModelTask(Task):
     def losses(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         seen, train = next(self._seen, None), self.settings.train
         shown = batch if seen is None else seen.to(batch.device, non_blocking=True)
-        return self.engine(batch, train.text_loss_weight, train.level_balance, shown)
+        grouped = self._grouped(step)
+        losses = self.engine(batch, train.text_loss_weight, train.level_balance, shown, grouped)
+        return losses | {"grouped": torch.tensor(float(grouped))} if self.settings.grouped_share else losses
 
     def validate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.engine(batch, self.settings.train.text_loss_weight, self.settings.train.level_balance)
+        """In raster order, and if the run trains in it, in the order of llm.groups: `grouped_loss`, `grouped_loss_level_k`."""
+        weights = (self.settings.train.text_loss_weight, self.settings.train.level_balance)
+        losses = self.engine(batch, *weights)
+        if not self.settings.grouped_share:
+            return losses
+        return losses | {f"grouped_{name}": value for name, value in self.engine(batch, *weights, None, True).items()}
+
+    def _grouped(self, step: int) -> bool:
+        """Whether the rows of a step are in grouped order: the same on every rank, of whatever layout."""
+        return bool(np.random.default_rng((self.settings.run.seed, _GROUPED_SALT, step)).random() < self.settings.grouped_share)
 
     def draw(self) -> None:
         llm = self.settings.llm
@@ -112,14 +124,24 @@ class LanguageModelTask(Task):
         self._seen = iter(())
 
     def rehearsals(self, step: int) -> list[Rehearsal]:
-        """One: all rows have the same length."""
+        """One for each order that is still to come: rows in raster order have the same length, and those in grouped order."""
         rows, layout = self.train.micro_batch, self._layout
         codes = np.zeros((rows, layout.length - layout.window - 1), np.int64)
-        what = f"rows of {layout.length} tokens"
-        return [Rehearsal(what, step, lambda: torch.from_numpy(layout.join_rows([[]] * rows, codes)))]
+        first: dict[bool, int] = {}
+        for later in range(step, self.train.steps):
+            first.setdefault(self._grouped(later), later)
+            if len(first) == (2 if 0 < self.settings.grouped_share < 1 else 1):
+                break
+        return [
+            Rehearsal(
+                f"rows of {layout.input_slots(grouped) + 1} tokens", first[grouped],
+                lambda: torch.from_numpy(layout.join_rows([[]] * rows, codes)),
+            )
+            for grouped in sorted(first)
+        ]  # fmt: skip
 
     def cost(self, step: int) -> Cost:
-        return self._cost
+        return self._costs[self._grouped(step)]
 
     def sample_key(self, index: int) -> str:
         try:

@@ -56,10 +56,11 @@ def _layers_peak(settings: PretrainRun, layers: int) -> float:
         model = share_of_model(few, dtype)
         if settings.cluster.trains_on == "gpu":
             use_fused_kernels(model, settings.train.compile)
-        model.slots(torch.device("cpu"))
+        grouped = settings.grouped_share > 0  # the longer rows
+        model.grouped_slots(torch.device("cpu")) if grouped else model.slots(torch.device("cpu"))
         layout = model.layout
         rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
-        return peak_bytes(model, lambda: model(rows, 1.0)["loss"])
+        return peak_bytes(model, lambda: model(rows, 1.0, grouped=grouped)["loss"])
 
 
 @contextmanager

@@ -65,10 +65,11 @@ def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> V
     """
     parallel, llm, layout = settings.parallel, settings.llm, model.layout
     batch, again = settings.train.micro_batch, parallel.activation_checkpointing == "block"
-    trunk = batch * (layout.length - 1) // parallel.context * llm.width
+    row = _slots_per_row(settings, model)
+    trunk = batch * row / parallel.context * llm.width
     sums = llm.layers * (2 + 2 + again) * trunk
     embeddings = len(layout.grids) if llm.ancestors else 1  # one more for each level but the finest
-    slots = embeddings * batch * (layout.length - 1) * layout.vocab.width * llm.width
+    slots = embeddings * batch * row * layout.vocab.width * llm.width
     slots += batch * (layout.window - 1) * llm.width  # the backward of the text's head
     terms = batch * (layout.window - 1)
     for grid, ranges in zip(layout.grids, layout.vocab.ranges, strict=True):
@@ -93,7 +94,7 @@ def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> V
 def _context(settings: PretrainRun, model: LanguageModel, accumulation: int) -> Volumes:
     """Attention trades slots for heads and back; the trunk's exit gathers the slots, and the backward of its entry does."""
     parallel, llm, width = settings.parallel, settings.llm, DTYPES[settings.train.dtype].itemsize
-    rows = settings.train.micro_batch * (model.layout.length - 1)
+    rows = settings.train.micro_batch * _slots_per_row(settings, model)
     heads = 2 * llm.heads + 2 * llm.kv_heads  # q and the result, k and v
     held = rows * heads * llm.head_dim / parallel.context / parallel.tensor
     passes = 3 if parallel.activation_checkpointing == "block" else 2
@@ -101,3 +102,9 @@ def _context(settings: PretrainRun, model: LanguageModel, accumulation: int) -> 
         ("context", "all-gather"): accumulation * 2 * rows * llm.width * width,
         ("context", "all-to-all"): accumulation * llm.layers * passes * held * width,
     }
+
+
+def _slots_per_row(settings: PretrainRun, model: LanguageModel) -> float:
+    """Input slots of a row: the mean over the steps in raster and in grouped order."""
+    raster, grouped = model.layout.input_slots(), model.layout.input_slots(grouped=True)
+    return raster + settings.grouped_share * (grouped - raster)

@@ -28,12 +28,15 @@ def meta_model(settings: PretrainRun) -> LanguageModel:
         return LanguageModel(settings.llm, make_layout(settings))
 
 
-def training_flops_per_row(model: LanguageModel, full_attention: bool = False) -> float:
-    """FLOPs of forward and backward for one row; with `full_attention` each query counts all keys, not half of them."""
+def training_flops_per_row(model: LanguageModel, full_attention: bool = False, grouped: float = 0.0) -> float:
+    """FLOPs of forward and backward for one row; with `full_attention` each query counts all keys, not half of them.
+
+    `grouped`: share of the rows that are in grouped order, which have START slots besides.
+    """
     layout, llm = model.layout, model.section
-    slots = layout.length - 1
+    slots = layout.input_slots() + grouped * (layout.input_slots(grouped=True) - layout.input_slots())
     trunk = _matrices(model)
-    attention = _attention(model) * (1 if full_attention else 0.5)
+    attention = _attention(model, slots) * (1 if full_attention else 0.5)
     heads = (layout.window - 1) * layout.vocab.text_size * llm.width
     for head, grid in zip(model.heads, layout.grids, strict=True):
         # a sub-code's embedding is a look-up, not a product
@@ -47,7 +50,8 @@ def recomputed_flops_per_row(model: LanguageModel, recompute: Recompute) -> floa
 
     The backward needs the last product's inputs, but not its result.
     """
-    slots, attention = model.layout.length - 1, _attention(model) / 2
+    slots = model.layout.input_slots()
+    attention = _attention(model, slots) / 2
     last = model.section.layers * model.section.width * model.section.hidden
     return float(slots * {"none": 0, "selective": 0, "block": 2 * (_matrices(model) - last) + attention}[recompute])
 
@@ -57,10 +61,9 @@ def _matrices(model: LanguageModel) -> int:
     return sum(p.numel() for p in model.trunk.parameters() if p.ndim > 1)
 
 
-def _attention(model: LanguageModel) -> int:
-    """FLOPs of one query with all keys in the forward: q·k and p·v of all layers."""
-    llm = model.section
-    return llm.layers * 2 * 2 * (int(model.layout.length) - 1) * llm.width
+def _attention(model: LanguageModel, slots: float) -> float:
+    """FLOPs of one query with the keys of `slots` slots in the forward: q·k and p·v of all layers."""
+    return model.section.layers * 2 * 2 * slots * model.section.width
 
 
 def mfu(flops_per_second: float, world: int, cluster: ClusterSection) -> float:

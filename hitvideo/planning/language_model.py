@@ -103,8 +103,8 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     activations = activation_bytes(settings)
     software = software_bytes(parallel, world) if cluster.trains_on == "gpu" else 0
     total = states.total + activations + software
-    flops = training_flops_per_row(model) * train.global_batch
-    full = training_flops_per_row(model, full_attention=True) * train.global_batch
+    flops = training_flops_per_row(model, grouped=settings.grouped_share) * train.global_batch
+    full = training_flops_per_row(model, full_attention=True, grouped=settings.grouped_share) * train.global_batch
     again = recomputed_flops_per_row(model, parallel.activation_checkpointing) * train.global_batch
     compute = (flops + again) / (world * cluster.peak_tflops * 1e12 * cluster.assumed_mfu)
     sent = zero, tensor, context = traffic_bytes(settings, shards, accumulation)

@@ -77,9 +77,9 @@ def rank_0_of(world: int, run: PretrainRun) -> Iterator[tuple[Engine, torch.Tens
         dist.init_process_group = made
 
 
-def step(engine: Engine, rows: torch.Tensor) -> None:
+def step(engine: Engine, rows: torch.Tensor, grouped: bool = False) -> None:
     for _ in range(engine.accumulation):
-        engine.backward(engine(rows, 0.1)["loss"])
+        engine.backward(engine(rows, 0.1, 0.0, None, grouped)["loss"])
     assert engine.step()
 
 
@@ -87,9 +87,10 @@ def counted(world: int, runs: list[PretrainRun]) -> list[dict[tuple[str, str], i
     """What rank 0 sends in one step of each run. ZeRO-3 learns the order of modules in the two micro-batches before it."""
     found = []
     for run in runs:
+        grouped = run.grouped_share > 0
         with rank_0_of(world, run) as (engine, rows):
             for _ in range(2 // engine.accumulation):
-                step(engine, rows)
+                step(engine, rows, grouped)
             state = parallel_state
             axes = {
                 "zero": state.get_data_parallel_group(with_context_parallel=True),
@@ -97,6 +98,6 @@ def counted(world: int, runs: list[PretrainRun]) -> list[dict[tuple[str, str], i
                 "context": state.get_context_parallel_group(),
             }
             with Counting(axes) as counting:
-                step(engine, rows)
+                step(engine, rows, grouped)
             found.append(dict(counting.bytes))
     return found

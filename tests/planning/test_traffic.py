@@ -32,9 +32,11 @@ FEW = {
     16: [*(GRID[number] for number in (0, 4, 8, 11, 12, 16)),
          "parallel.zero_stage=0", "parallel.zero_stage=1 train.dtype=bf16", "parallel.zero_stage=3 parallel.live_parameters=1",
          "parallel.zero_stage=3 parallel.live_parameters=2500000", "parallel.live_parameters=2500000 llm.ancestors=true",
-         "parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=block train.dtype=bf16"],
+         "parallel.tensor=2 parallel.sequence=true parallel.activation_checkpointing=block train.dtype=bf16",
+         "parallel.tensor=2 parallel.sequence=true train.grouped=1 llm.groups=[null,[1,1,2],[2,2,1],[2,4,2]]"],
     128: [*(GRID[number] for number in (2, 3, 7, 10, 14, 15)),
           "parallel.tensor=2 parallel.context=2 parallel.sequence=true parallel.zero_stage=1",
+          "parallel.context=2 train.grouped=1 llm.groups=[[1,1,1],null,[1,4,4],null]",
           "parallel.tensor=2 parallel.context=2 llm.ancestors=true parallel.activation_checkpointing=block " + SUB_CODES,
           "parallel.live_parameters=3000000 llm.ancestors=true llm.qk_norm=false " + SUB_CODES],
 }  # fmt: skip

@@ -53,9 +53,11 @@ TRAINING = (
 LANGUAGE_MODEL = (
     Metric("loss_level_K", "nats", "Mean nats per index of level K. Evenly drawn codes cost num_bits × 0.693."),
     Metric("loss_text", "nats", "Mean nats per piece of the captions."),
+    Metric("grouped", "share", "Steps whose rows were in the order of llm.groups; absent without it."),
     Metric("validation_loss", "", "The loss on held-out samples, the same ones each time."),
     Metric("validation_loss_level_K", "nats", "Of held-out samples."),
     Metric("validation_loss_text", "nats", "Of held-out samples."),
+    Metric("validation_grouped_loss_level_K", "nats", "Of held-out samples, in the order of llm.groups; absent without it."),
 )
 VIDEO_TOKENIZER = (
     Metric("phase", "", "Number of the phase, from 0."),

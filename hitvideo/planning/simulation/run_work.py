@@ -30,8 +30,8 @@ class Counts:
 
     def __init__(self, settings: PretrainRun) -> None:
         self.model = meta_model(settings)
-        self.row_flops = training_flops_per_row(self.model)
-        self.row_flops_full_attention = training_flops_per_row(self.model, full_attention=True)
+        self.row_flops = training_flops_per_row(self.model, grouped=settings.grouped_share)
+        self.row_flops_full_attention = training_flops_per_row(self.model, full_attention=True, grouped=settings.grouped_share)
         self.attention = (self.row_flops_full_attention - self.row_flops) / FORWARD_AND_BACKWARD
         """FLOPs of attention's forward for a row, with half of the keys."""
         self.again = {mode: recomputed_flops_per_row(self.model, mode) for mode in get_args(Recompute)}
