@@ -83,7 +83,8 @@ def add_generator_options(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=numbers, help=f"below 1 draws likely codes more often {_default('temperature')}{listed}")
     add("--top-k", type=counts, help=f"draw from the K likeliest entries; 0: all {_default('top_k')}{listed}")
     add("--top-p", type=numbers, help=f"draw from the likeliest entries of this total probability {_default('top_p')}{listed}")
-    add("--plan", choices=get_args(Plan), help="slots a pass of the model draws; same codes, other speed (default auto)")
+    plans = "auto, sequential, jacobi: the same codes at another speed; grouped: fewest passes, for a run with llm.groups"
+    add("--plan", choices=get_args(Plan), help=f"how many slots a pass of the model draws. {plans} (default auto)")
     add("--seed", type=int, default=0, help="the same seed draws the same videos (default 0)")
 
 

@@ -22,6 +22,8 @@ from hitvideo.generation.noise import level_noise, race
 from hitvideo.generation.sampling import Sampling
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.model import LanguageModel
+from hitvideo.sequence.groups import GroupedLayout
+from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ def draw(
     levels = len(layout.grids) if levels is None else levels
     if not 1 <= levels <= len(layout.grids):
         raise ConfigError(f"--levels {levels}: the run has {len(layout.grids)} levels, ask for 1 to {len(layout.grids)}")
+    check_plan(sampling, layout)
     batch = _Batch(model, text, requests, sampling, levels)
     drawn = Drawn([], cache_bytes=batch.cache.bytes)
     for level in range(levels):
@@ -103,6 +106,21 @@ def draw(
     per_prompt = [layout.split(row, levels) for row in rows]
     drawn.codes = [np.stack(level) for level in zip(*per_prompt, strict=True)]
     return drawn
+
+
+def check_plan(sampling: Sampling, layout: SequenceLayout) -> None:
+    """Raise ConfigError if the run's model did not learn the order of the plan `grouped`."""
+    if sampling.plan == "grouped" and layout.grouped is None:
+        raise ConfigError(
+            "plan grouped draws cells together, and this run did not learn to: llm.groups is null; use plan auto, or train a "
+            "run with llm.groups (train.start_from begins it with these weights)"
+        )
+
+
+def cached_slots(layout: SequenceLayout, sampling: Sampling, levels: int) -> int:
+    """Slots that the cache of a row of the first `levels` levels must have."""
+    stop = int(layout.starts[levels])
+    return stop if sampling.plan != "grouped" or layout.grouped is None else int(layout.grouped.predicts[stop - 2]) + 1
 
 
 class _Batch:
@@ -126,15 +144,17 @@ class _Batch:
                 start, stop = layout.starts[level : level + 2]
                 row[start:stop, : layout.vocab.width] = layout.vocab.to_ids(level, indices.reshape(-1))
         self.rows = torch.from_numpy(rows).to(self.device)
-        self.cache = model.new_cache(len(rows), layout.starts[levels])
+        self.cache = model.new_cache(len(rows), cached_slots(layout, sampling, levels))
 
     def draw_level(self, level: int, listener: Listener) -> int:
         """Fill the level's slots; returns the passes it took."""
         self._drop_the_guided_half(level)
         if listener.level:
             listener.level(level)
-        start, stop = self.layout.starts[level : level + 2]
         noise = level_noise(self.layout, level, self.seeds, self.device)
+        if self.sampling.plan == "grouped":
+            return self._draw_groups(level, noise, listener)
+        start, stop = self.layout.starts[level : level + 2]
         exact = self.device.type == "cpu" and self.model.level.weight.dtype == torch.float32
         pace = plans.Pace(self.sampling.plan, exact)
         slot = guessed = start
@@ -154,6 +174,20 @@ class _Batch:
             if listener.tokens:
                 listener.tokens(gained)
         return passes
+
+    def _draw_groups(self, level: int, noise: list[torch.Tensor], listener: Listener) -> int:
+        """Fill the level's slots, a group a pass; returns the passes."""
+        grouped = cast(GroupedLayout, self.layout.grouped)
+        for cells in grouped.levels[level]:
+            # What predicts the cells lies side by side, behind all that they may see.
+            first, stop = int(grouped.predicts[cells[0] - 1]), int(grouped.predicts[cells[-1] - 1]) + 1
+            hidden = self.model.grouped_hidden(self.rows, self.cache.seen, stop, self.cache)[:, first - stop :]
+            where = torch.from_numpy(cells).to(self.device)
+            found = self._drawn(level, hidden, where, noise)
+            self.rows[:, where, : found.shape[-1]] = found.repeat(len(self.rows) // len(found), 1, 1)
+            if listener.tokens:
+                listener.tokens(len(cells))
+        return len(grouped.levels[level])
 
     def _drop_the_guided_half(self, level: int) -> None:
         if self.guided and not self.sampling.guides(level, self.levels):
@@ -176,16 +210,24 @@ class _Batch:
 
     def _draw_window(self, level: int, slot: int, last: int, noise: list[torch.Tensor]) -> torch.Tensor:
         """Ids (B, n, sub-codes) of slots slot … last - 1, each given what now lies in the slots before it."""
-        model, sampling, layout = self.model, self.sampling, self.layout
-        seen, start = self.cache.seen, layout.starts[level]
-        hidden = model.hidden(self.rows[:, seen : last - 1], seen, self.cache, self.rows)[:, slot - last :]  # (halves B, n, D)
-        at, head = sampling.at(level), cast(LevelHead, model.heads[level])
+        seen = self.cache.seen
+        hidden = self.model.hidden(self.rows[:, seen : last - 1], seen, self.cache, self.rows)[:, slot - last :]
+        return self._drawn(level, hidden, slice(slot, last), noise)
+
+    def _drawn(
+        self, level: int, hidden: torch.Tensor, slots: slice | torch.Tensor, noise: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """The states (halves · B, n, D) that predict n slots of a row → ids (B, n, sub-codes) drawn for them."""
+        sampling, layout, start = self.sampling, self.layout, self.layout.starts[level]
+        at, head = sampling.at(level), cast(LevelHead, self.model.heads[level])
         if at.guidance == 1:
             hidden = hidden[: len(self.seeds)]
         hidden = hidden.to(cast(torch.Tensor, head.outputs[0].weight).dtype)
-        strength = strengths(sampling, level, slot - layout.window, last - layout.window, layout.length - 1 - layout.window)
+        cells = slice(slots.start - start, slots.stop - start) if isinstance(slots, slice) else slots - start
+        stop = layout.starts[level + 1]
+        strength = strengths(sampling, level, start - layout.window, stop - layout.window, layout.length - 1 - layout.window)
         if isinstance(strength, torch.Tensor):
-            strength = strength[:, None].to(self.device)
+            strength = strength.to(self.device)[cells, None]
         chosen = torch.zeros(*hidden.shape[:2], 0, dtype=torch.long, device=self.device)
         for table in noise:
             logits = head.logits(hidden, chosen).float()
@@ -195,7 +237,7 @@ class _Batch:
             if at.temperature == 0:
                 entry = logits.argmax(-1)
             else:
-                entry = race(restrict(logits, at), table[:, slot - start : last - start])
+                entry = race(restrict(logits, at), table[:, cells])
             entry = entry.repeat(len(hidden) // len(self.seeds), 1)
             chosen = torch.cat([chosen, entry[..., None]], dim=-1)
         return layout.vocab.ids(level, chosen[: len(self.seeds)])

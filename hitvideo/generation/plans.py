@@ -5,7 +5,9 @@
                  from its guess all are final, and the draws after it are the next guesses (fixed-point iteration of Song et
                  al. 2021, with draws coupled by fixed noise). In exact arithmetic the codes are those of `sequential`; in fp32
                  they are the same unless two entries tie to the last bits.
-    auto         the faster of both, level by level
+    auto         the faster of these two, level by level
+    grouped      all cells of a group a pass, in the order of llm.groups (sequence/groups.py), which the model must have
+                 learned. The cells of a group are drawn without knowing of each other: the codes are not the other plans'.
 
 A window costs more arithmetic and fewer passes. How many fewer depends on the weights, and what a pass costs on the machine and
 on the batch; so `auto` measures: the first passes of every level try both, and the level goes on with the one that takes less
@@ -40,7 +42,7 @@ class _Tried:
 
 
 class Pace:
-    """Decides, pass by pass, how many slots of a level are tried. `exact`: the codes do not depend on that."""
+    """Decides, pass by pass, how many slots of a level in raster order are tried. `exact`: the codes do not depend on that."""
 
     def __init__(self, plan: Plan, exact: bool) -> None:
         windows: dict[Plan, tuple[int, ...]] = {"sequential": (1,), "jacobi": (WINDOW,), "auto": (1, WINDOW) if exact else (1,)}

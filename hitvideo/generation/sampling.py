@@ -12,7 +12,7 @@ from hitvideo.errors import ConfigError, short
 NumberT = TypeVar("NumberT", int, float)
 PerLevel: TypeAlias = NumberT | tuple[NumberT, ...]
 """One number for all levels, or one for each, coarsest first; finer levels than there are numbers take the last."""
-Plan = Literal["auto", "sequential", "jacobi"]
+Plan = Literal["auto", "sequential", "jacobi", "grouped"]
 LONGEST_LIST = 64
 
 
@@ -48,7 +48,8 @@ class Sampling:
     negative: str = ""
     """The prompt that guidance leads away from."""
     plan: Plan = "auto"
-    """How many slots a pass of the model draws; every plan draws the same codes (hitvideo/generation/plans.py)."""
+    """How many slots a pass of the model draws (hitvideo/generation/plans.py). auto, sequential and jacobi draw the same codes;
+    grouped draws others, in fewer passes, with a model that was trained with llm.groups."""
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, object, Callable[[Any], bool], str], ...] = (
