@@ -23,7 +23,7 @@ from hitvideo.errors import HiTVideoError
 NAMES = {
     "levels": "levels", "seeds": "seeds", "hierarchy-lm": "hierarchy_lm", "guidance": "guidance", "temporal": "temporal",
     "schedule": "schedule", "rope": "rope", "long": "long_video", "pyramids": "pyramids", "ancestors": "ancestors",
-    "grouped": "grouped",
+    "grouped": "grouped", "together": "together",
 }  # fmt: skip
 """Experiments and their modules. Each has `plan` and `tables`, COSTS and TABLES; its docstring says what it asks."""
 

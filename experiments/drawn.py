@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--guidance", help="one number, or one for each level: 3,1,1,1; default: what `hitvideo generate` does")
     parser.add_argument("--temperature", help="the same")
+    parser.add_argument("--plan", help="as `hitvideo generate` takes it; default: what it does")
     parser.add_argument("--ramp", action="store_true", help="guidance rises from 1 at the first slot to its value at the last")
     return parser
 
@@ -49,6 +50,7 @@ def main() -> None:
     words = parser().parse_args()
     given = {"guidance": words.guidance, "temperature": words.temperature}
     chosen: dict[str, Any] = {name: tuple(map(float, text.split(","))) for name, text in given.items() if text}
+    chosen |= {"plan": words.plan} if words.plan else {}
     sampling = Sampling(guidance_ramp=words.ramp, **chosen)
     generator = load_generator(words.run, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     drawn = list(scenes(words.num, words.seed, "1"))

@@ -152,8 +152,11 @@ class Lab:
         path = self.out / "figures" / f"{name}.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def bits_per_clip(self, run: str) -> float | None:
-        """A language model's held-out loss of a whole clip's video tokens, in bits, at its last validation."""
+    def bits_per_clip(self, run: str, grouped: bool = False) -> float | None:
+        """A language model's held-out loss of a whole clip's video tokens, in bits, at its last validation.
+
+        `grouped`: in the order of llm.groups.
+        """
         directory = self.run(run)
         if not (directory / "DONE").is_file():
             return None
@@ -162,7 +165,8 @@ class Lab:
         rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         last = next(row for row in reversed(rows) if "validation_loss_level_0" in row)
         grids: list[Grid] = settings.hierarchy.grids(settings.clip.extent)
-        return sum(grid.cells * float(last[f"validation_loss_level_{k}"]) for k, grid in enumerate(grids)) / LN2
+        losses = "validation_grouped_loss_level" if grouped else "validation_loss_level"
+        return sum(grid.cells * float(last[f"{losses}_{k}"]) for k, grid in enumerate(grids)) / LN2
 
     def _training(self, name: str, program: str, config: Path, words: Sequence[str], seed: int) -> Step:
         place = [f"run.root={self.out / 'runs'}", f"run.name={name}", f"run.seed={seed}", "tracking.enabled=false"]
