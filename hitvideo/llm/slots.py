@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from hitvideo.llm.rope import Rotation, rotation
@@ -50,8 +51,7 @@ def grouped_slots(grouped: GroupedLayout, layout: SequenceLayout, llm: LLMSectio
     ancestors = torch.from_numpy(layout.ancestors)[to].masked_fill(nothing[:, None], NO_SLOT).to(device)
     own, after = (rotation(positions[cells].to(device), llm.turned_axes, llm.rope_theta) for cells in (at, to))
     slots = Slots(levels[at].to(device), levels[to].to(device), own, after, ancestors)
-    held, start, predicts, mask = (
-        tensor.to(device)
-        for tensor in (order.clamp(min=0), start, torch.from_numpy(grouped.predicts), torch.from_numpy(grouped.mask))
-    )
-    return GroupedSlots(slots, held, start, predicts, None if mask.equal(torch.ones_like(mask).tril()) else mask)
+    plain = np.array_equal(grouped.mask, np.tril(np.ones_like(grouped.mask)))
+    mask = None if plain else torch.from_numpy(grouped.mask).to(device)
+    held, start, predicts = (each.to(device) for each in (order.clamp(min=0), start, torch.from_numpy(grouped.predicts)))
+    return GroupedSlots(slots, held, start, predicts, mask)

@@ -13,6 +13,7 @@ from hitvideo.llm.model import LanguageModel
 from hitvideo.ops.precision import DTYPES
 from hitvideo.planning.activations import activation_bytes
 from hitvideo.planning.cost import MILLION, checkpoints_kept, shard_bytes, usd_of
+from hitvideo.planning.drawing import drawing
 from hitvideo.planning.flops import meta_model, mfu, recomputed_flops_per_row, training_flops_per_row
 from hitvideo.planning.traffic import traffic_bytes, traffic_seconds
 from hitvideo.planning.zero import FP32_BYTES, GIB, ModelStates, host_bytes, model_states, software_bytes
@@ -84,6 +85,15 @@ class LanguageModelPlan:
     usd_per_million_clips: float | None
     shards_gb_per_million_clips: float
     """Token shards, in 10⁹ bytes."""
+    draw_storyboard_s: float | None
+    """Time to draw level 0 of one video with guidance, one by one on one device, each kernel launched by Python
+    (planning/drawing.py); null: cluster.memory_gbs is not given, or it does not fit."""
+    draw_video_s: float | None
+    """The same for all levels."""
+    draw_video_device_s: float | None
+    """What of that the device needs: the time if the passes are compiled into CUDA graphs."""
+    draw_grouped_s: float | None
+    """`draw_video_s` by groups; null: the run does not learn them."""
     caution: str
     """What the figures do not show; empty if nothing."""
 
@@ -114,6 +124,8 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
     checkpoint = float(parameters * FP32_BYTES * (4 if train.ema else 3))
     million = hours * world / (train.steps * train.global_batch) * MILLION
     clip_bytes = shard_bytes(settings.hierarchy, layout.length - 1 - layout.window)
+    story, video = drawing(model, cluster, 1), drawing(model, cluster, len(layout.grids))
+    grouped = drawing(model, cluster, len(layout.grids), grouped=True) if settings.grouped_share else None
     return LanguageModelPlan(
         parameters=parameters,
         tokens_per_row=layout.length,
@@ -153,6 +165,10 @@ def plan_language_model(settings: PretrainRun) -> LanguageModelPlan:
         device_hours_per_million_clips=million,
         usd_per_million_clips=usd_of(million, cluster),
         shards_gb_per_million_clips=clip_bytes * MILLION / 1e9,
+        draw_storyboard_s=story and story.launched_s,
+        draw_video_s=video and video.launched_s,
+        draw_video_device_s=video and video.device_s,
+        draw_grouped_s=grouped and grouped.launched_s,
         caution=_caution(settings, shards),
     )
 

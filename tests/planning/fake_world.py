@@ -38,7 +38,7 @@ SCALARS = 8
 
 
 class Counting(TorchDispatchMode):
-    """`bytes`: (axis, kind) → bytes of all collectives of more than SCALARS bytes, of the whole buffer over all ranks."""
+    """`bytes`: (axis, kind) → bytes of all collectives of several ranks and more than SCALARS bytes, of the whole buffer."""
 
     def __init__(self, axes: dict[str, dist.ProcessGroup]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Counting(TorchDispatchMode):
             kind = KINDS[func._schema.name.removeprefix("c10d::")]
             sizes = [leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor)]
             whole = max(sizes) * (len(ranks) if func._schema.name == "c10d::allgather_" else 1)  # its output is a list
-            if whole > SCALARS:
+            if whole > SCALARS and len(ranks) > 1:
                 self.bytes[self._axes[ranks], kind] += whole
         return func(*args, **(kwargs or {}))
 

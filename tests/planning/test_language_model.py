@@ -95,6 +95,21 @@ def test_activations_follow_what_is_divided_and_computed_again() -> None:
     assert 0.9 * none / 2 < sequence < tensor < none
 
 
+def test_grouped_rows_are_longer_by_their_start_slots() -> None:
+    """8 + 8 + 8 cells begin a level; half of the steps have them, and memory must hold those."""
+    plain, groups = settings(*CLUSTER), settings(*CLUSTER, "llm.groups=[null,[1,1,2],[2,2,1],[2,4,2]]")
+    slots = make_layout(plain).length - 1
+    assert make_layout(groups).input_slots(grouped=True) == slots + 24
+    grown = activation_bytes(groups) / activation_bytes(plain)
+    assert 1 + 24 / slots / 2 < grown < 1.2
+    raster = activation_bytes(settings(*CLUSTER, "llm.groups=[null,null,null,null]"))
+    assert raster == pytest.approx(activation_bytes(plain), rel=1e-3)
+    more = plan_language_model(groups).training_tflops_per_step / plan_language_model(plain).training_tflops_per_step
+    assert 1 < more < 1 + 24 / slots
+    never = settings(*CLUSTER, "llm.groups=[null,[1,1,2],[2,2,1],[2,4,2]]", "train.grouped=0")
+    assert plan_language_model(never) == plan_language_model(plain)
+
+
 def test_what_cuda_and_nccl_take() -> None:
     """Half a GiB for a device alone; the world's first communicator 1 GiB, each further one 0.65: ZeRO's, tensor, context."""
     few = ["cluster.peak_tflops=100", "cluster.devices=gpu", "llm.layers=2", "train.dtype=bf16"]
