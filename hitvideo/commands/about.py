@@ -47,9 +47,7 @@ def completions(words: argparse.Namespace) -> None:
     """Print a shell's script that completes commands, options and files."""
     import shtab
 
-    from hitvideo.commands.cli import parser
-
-    top = parser()
+    top: argparse.ArgumentParser = words.whole
     for action in _actions(top):
         if action.type in (path, yaml_file):
             action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -210,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = _add(commands, "completions", about.completions, "print a shell's script that completes commands, options and files")
     p.add_argument("shell", choices=about.SHELLS, help='as in: eval "$(hitvideo completions bash)"')
+    p.set_defaults(whole=top)
     return top
 
 
