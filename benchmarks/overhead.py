@@ -23,10 +23,10 @@ from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.save import Saver
 from hitvideo.parallel.topology import start
 from hitvideo.runs import history
-from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from hitvideo.settings.run import CheckpointSection, TrackingSection
 from hitvideo.settings.training import ParallelSection, TrainSection
+from hitvideo.tracking.tracker import Tracker
 from pretrain.meter import Meter
 from tests.conftest import ROOT
 

@@ -21,20 +21,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tests.runs.servers import mlflow_server
 
 from hitvideo.llm.init import initialize
 from hitvideo.llm.model import LanguageModel
 from hitvideo.parallel.engine import Engine
 from hitvideo.parallel.topology import start
-from hitvideo.runs.feed import Feed
-from hitvideo.runs.tracking import Tracker
 from hitvideo.runs.writer import RunWriter
 from hitvideo.sequence.layout import make_layout
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from hitvideo.settings.training import ParallelSection, TrainSection
+from hitvideo.tracking.feed import Feed
+from hitvideo.tracking.tracker import Tracker
 from pretrain.meter import Meter
 from tests.conftest import ROOT
-from tests.runs.servers import mlflow_server
 
 ROUNDS, STEPS, ROWS = 7, 8, 4
 OFF = "off"

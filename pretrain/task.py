@@ -24,10 +24,10 @@ from hitvideo.parallel.topology import Topology, start
 from hitvideo.planning.flops import mfu
 from hitvideo.runs.heartbeat import Heartbeat
 from hitvideo.runs.ownership import held, write_fault
-from hitvideo.runs.tracking import Tracker
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.programs import PretrainRun, VideoTokenizerRun
 from hitvideo.settings.training import TrainSection
+from hitvideo.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ FLOORS = {
     "pretrain": 7, "hitvideo.cluster": 7, "hitvideo.evaluation": 7, "hitvideo.reports": 7,
     "hitvideo.serving": 7, "hitvideo.measuring": 7,
     "tokenize_shards": 6, "hitvideo.parallel": 6, "hitvideo.generation": 6, "hitvideo.planning": 6,
-    "hitvideo.data": 5, "hitvideo.runs": 5, "hitvideo.llm": 5,
+    "hitvideo.data": 5, "hitvideo.runs": 5, "hitvideo.tracking": 5, "hitvideo.llm": 5,
     "hitvideo.sequence": 4, "hitvideo.video_tokenizer": 4, "hitvideo.checkpoints": 4, "hitvideo.video": 4,
     "hitvideo.settings": 3, "hitvideo.moving_shapes": 3,
     "hitvideo.hierarchy": 2, "hitvideo.files": 2, "hitvideo.metrics": 2, "hitvideo.ops": 2,
@@ -49,7 +49,7 @@ DOORS = {
     "megatron": ("hitvideo.parallel",),
     "flash_attn": ("hitvideo.ops.attention",),
     "apex": ("hitvideo.ops.norm",),
-    "mlflow": ("hitvideo.runs.store",),
+    "mlflow": ("hitvideo.tracking.store",),
     "sentencepiece": ("hitvideo.sequence.text",),
     "av": ("hitvideo.video",),
     "webdataset": ("hitvideo.data",),
@@ -132,8 +132,8 @@ def test_the_house_is_seen() -> None:
     """The rules below hold for no tree at all, too; so first: files and imports are found."""
     assert len(trees()) > 40
     assert "hitvideo.config" in imports("hitvideo.settings.programs")
-    assert "mlflow" in imports("hitvideo.runs.store")
-    assert "mlflow" not in imports("hitvideo.runs.store", top_level_only=True)
+    assert "mlflow" in imports("hitvideo.tracking.store")
+    assert "mlflow" not in imports("hitvideo.tracking.store", top_level_only=True)
 
 
 def test_floors() -> None:

@@ -18,8 +18,8 @@ from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.facts import facts_of_this_start
 from hitvideo.runs.program import Stop
 from hitvideo.runs.secrets import masked_settings
-from hitvideo.runs.tracking import Tracker
 from hitvideo.settings.programs import TokenizeRun
+from hitvideo.tracking.tracker import Tracker
 from tokenize_shards.decoding import DecodingPool
 from tokenize_shards.encoder import DeviceTokenizer
 from tokenize_shards.job import Pipeline

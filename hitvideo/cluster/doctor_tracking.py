@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from hitvideo.cluster.checks import check_folder
 from hitvideo.cluster.doctor import Finding
 from hitvideo.runs.secrets import masked, without_secrets_of
-from hitvideo.runs.tracking import tracking_uri
+from hitvideo.tracking.tracker import tracking_uri
 
 _SQLITE = "sqlite:///"
 _PATIENCE_SECONDS = 5.0

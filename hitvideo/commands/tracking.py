@@ -14,11 +14,11 @@ from hitvideo.errors import ConfigError
 def sync(words: argparse.Namespace) -> int:
     """Make MLflow's history of each run equal to its directory's. Returns 0, or 1 if a store did not answer."""
     from hitvideo.runs.directory import RunDirectory
-    from hitvideo.runs.feed import Feed
-    from hitvideo.runs.store import Store, reason
-    from hitvideo.runs.tracking import tracking_uri
-    from hitvideo.runs.view import read_settings
     from hitvideo.settings.run import TrackingSection
+    from hitvideo.tracking.feed import Feed
+    from hitvideo.tracking.store import Store, reason
+    from hitvideo.tracking.tracker import tracking_uri
+    from hitvideo.tracking.view import read_settings
 
     stores: dict[tuple[str, str], Any] = {}
     code = 0

@@ -10,7 +10,7 @@
         heartbeats/          what each rank is doing         skipped.jsonl     skipped steps and their samples
         started              seconds since 1970              meeting.json      the ranks' hosts and speeds
         events.jsonl         starts, their facts, ends       DONE              written last
-        mlflow_run_id, mlflow_key, mlflow/                   of the tracker: what MLflow has (hitvideo/runs/view.py)
+        mlflow_run_id, mlflow_key, mlflow/                   of the tracker: what MLflow has (hitvideo/tracking/view.py)
         OWNER, attempts/, attempts.jsonl                     attempts of Slurm jobs (hitvideo/cluster/attempt.py)
         changes.jsonl        settings changed on the way     rollbacks.jsonl   returns to a checkpoint after bad steps
         .lock                                                held by the process that trains (hitvideo/runs/ownership.py)

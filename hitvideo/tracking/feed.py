@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 from hitvideo.errors import ConfigError
 from hitvideo.files import replace_file, replace_json
 from hitvideo.runs import history
-from hitvideo.runs.names import Point, points
-from hitvideo.runs.pictures import SampleFile, sample_files
 from hitvideo.runs.secrets import masked
-from hitvideo.runs.store import GoneError, MadeElsewhereError, Store, alone, chunks_of_metrics
-from hitvideo.runs.view import View, prefix_of
+from hitvideo.tracking.names import Point, points
+from hitvideo.tracking.pictures import SampleFile, sample_files
+from hitvideo.tracking.store import GoneError, MadeElsewhereError, Store, alone, chunks_of_metrics
+from hitvideo.tracking.view import View, prefix_of
 
 log = logging.getLogger(__name__)
 _LARGEST_FILE = 64 << 20

@@ -21,7 +21,7 @@ from hitvideo.video.decode import decode_clip, probe
 from hitvideo.video.pixels import Frames
 
 if TYPE_CHECKING:
-    from hitvideo.runs.store import Store
+    from hitvideo.tracking.store import Store
 
 log = logging.getLogger(__name__)
 _FRAMES = 4

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from hitvideo.errors import ConfigError
-from hitvideo.runs.names import Point
 from hitvideo.runs.secrets import masked, without_secrets_of
-from hitvideo.runs.view import Dataset, Ending
+from hitvideo.tracking.names import Point
+from hitvideo.tracking.view import Dataset, Ending
 from hitvideo.video.pixels import Frames
 
 log = logging.getLogger(__name__)

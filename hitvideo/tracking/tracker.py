@@ -1,6 +1,6 @@
 """Tracking in MLflow, in a thread of its own: a slow or dead server delays no step and ends no run.
 
-The thread follows the run's directory (hitvideo/runs/feed.py): it wakes when a row was written, and sends what MLflow does
+The thread follows the run's directory (hitvideo/tracking/feed.py): it wakes when a row was written, and sends what MLflow does
 not have. While the server is away it tries again, ever less often, to the end of the program; what is missing then is sent by
 the next start, or by `hitvideo track sync RUN`. It connects after the first row: a refused start leaves nothing in MLflow.
 """
@@ -17,10 +17,10 @@ from types import TracebackType
 from urllib.parse import quote
 
 from hitvideo.runs import history
-from hitvideo.runs.feed import Feed
 from hitvideo.runs.ownership import TakenOverError, refuse_if_taken_over
-from hitvideo.runs.store import SQLITE, MadeElsewhereError, Store, reason
 from hitvideo.settings.run import AUTO, TrackingSection
+from hitvideo.tracking.feed import Feed
+from hitvideo.tracking.store import SQLITE, MadeElsewhereError, Store, reason
 
 log = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 30.0

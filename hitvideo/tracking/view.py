@@ -1,7 +1,7 @@
 """What MLflow is to show of a run, read from its directory alone: it can be rebuilt at any time, anywhere.
 
     runs/NAME/mlflow_key           names the run in MLflow (tag `hitvideo_run`), so that none is made twice
-    runs/NAME/mlflow/HASH.json     the cursor of one store: how far it has the run (hitvideo/runs/feed.py)
+    runs/NAME/mlflow/HASH.json     the cursor of one store: how far it has the run (hitvideo/tracking/feed.py)
     runs/NAME/mlflow_run_id        id of the MLflow run that a program attached to last
 """
 
@@ -25,9 +25,9 @@ from hitvideo.files import process_name, read_json
 from hitvideo.runs import history
 from hitvideo.runs.changes import read_lines
 from hitvideo.runs.directory import RunDirectory
-from hitvideo.runs.names import Point, points
 from hitvideo.runs.ownership import LOCK
 from hitvideo.runs.secrets import masked
+from hitvideo.tracking.names import Point, points
 
 _LEFT_OUT = ("run.root", "tracking.", "task.index")  # where a run is kept says nothing about it
 _NOT_FACTS = ("attempt", "time", "step", "ended", "status", "data", "lpips")

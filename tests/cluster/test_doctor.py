@@ -20,9 +20,9 @@ from hitvideo.cluster.doctor import Finding, as_issue, checked, machine_findings
 from hitvideo.cluster.doctor_run import run_checks
 from hitvideo.settings.programs import PretrainRun, load_settings_as
 from tests.conftest import ROOT
-from tests.runs.servers import mlflow_server
 from tests.samples import make_token_shards
 from tests.tokenize_shards.helpers import save_tokenizer
+from tests.tracking.servers import mlflow_server
 
 TINY = ROOT / "yaml_configs/pretrain/tiny.yaml"
 

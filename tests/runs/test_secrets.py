@@ -12,9 +12,9 @@ from hitvideo.reports.page import write
 from hitvideo.runs.directory import RunDirectory
 from hitvideo.runs.program import show_log
 from hitvideo.runs.secrets import MaskedFormatter, masked, without_secrets_of
-from hitvideo.runs.tracking import Tracker
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.run import TrackingSection
+from hitvideo.tracking.tracker import Tracker
 from tests.runs.helpers import settings
 
 HIDDEN = {

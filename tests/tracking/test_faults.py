@@ -22,16 +22,16 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from hitvideo.commands import tracking as commands
-from hitvideo.runs import tracking
 from hitvideo.runs.gallery import save_videos
 from hitvideo.runs.history import METRICS, read_rows
-from hitvideo.runs.names import Point, metric_name
-from hitvideo.runs.store import Store
-from hitvideo.runs.tracking import Tracker
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.run import TrackingSection
+from hitvideo.tracking import tracker as tracking
+from hitvideo.tracking.names import Point, metric_name
+from hitvideo.tracking.store import Store
+from hitvideo.tracking.tracker import Tracker
 from tests.runs.helpers import settings
-from tests.runs.servers import Proxy, free_port, mlflow_server
+from tests.tracking.servers import Proxy, free_port, mlflow_server
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = "hitvideo"

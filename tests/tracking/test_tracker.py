@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from hitvideo.runs import history, tracking
-from hitvideo.runs.names import metric_name, points
-from hitvideo.runs.store import Store, reason
-from hitvideo.runs.tracking import Tracker, tracking_uri
-from hitvideo.runs.view import View
+from hitvideo.runs import history
 from hitvideo.runs.writer import RunWriter
 from hitvideo.settings.run import TrackingSection
+from hitvideo.tracking import tracker as tracking
+from hitvideo.tracking.names import metric_name, points
+from hitvideo.tracking.store import Store, reason
+from hitvideo.tracking.tracker import Tracker, tracking_uri
+from hitvideo.tracking.view import View
 from tests.runs.helpers import settings
 
 NAMES = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hitvideo.commands.reference.markdown import block, code, table
 from hitvideo.runs import history
-from hitvideo.runs.names import metric_name
+from hitvideo.tracking.names import metric_name
 
 
 class Metric(NamedTuple):
