@@ -136,6 +136,9 @@ def attention(
     new, known, grouped = q.shape[1], k.shape[1], q.shape[2] > k.shape[2]
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L, K)
     if mask is not None:
+        if grouped and q.is_cuda:  # the kernels that take a mask take no grouped keys, and the fallback keeps all scores
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+            grouped = False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
     if new == known:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped).transpose(1, 2)

@@ -62,6 +62,46 @@ def test_sdpa(queries: int, keys: int, kv_heads: int, causal: bool) -> None:
     check(queries, keys, kv_heads, causal, "sdpa", torch.float32, 1e-5, "cpu")
 
 
+def check_mask(kv_heads: int, dtype: torch.dtype, tolerance: float, device: str) -> None:
+    """Groups of four slots that see all groups before theirs, and their own: each query against only the keys it sees."""
+    stage = torch.arange(16) // 4
+    mask = stage[None, :] <= stage[8:, None]  # (8 queries, 16 keys)
+    q, k, v = inputs(8, 16, kv_heads, dtype, device)
+    found = attention(q, k, v, causal=True, backend="sdpa", mask=mask.to(device))
+    found.float().sum().backward()
+    exact = [x.detach().double().cpu().requires_grad_() for x in (q, k, v)]
+    parts = [textbook(exact[0][:, i : i + 1], *(x[:, seen] for x in exact[1:]), causal=False) for i, seen in enumerate(mask)]
+    expected = torch.cat(parts, 1)
+    expected.sum().backward()
+    torch.testing.assert_close(found.double().cpu(), expected, atol=tolerance, rtol=tolerance)
+    for mine, theirs in zip((q, k, v), exact, strict=True):
+        torch.testing.assert_close(mine.grad.double().cpu(), theirs.grad, atol=tolerance, rtol=tolerance)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_a_mask_says_what_is_seen(kv_heads: int) -> None:
+    check_mask(kv_heads, torch.float32, 1e-5, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_a_mask_on_the_gpu(kv_heads: int) -> None:
+    check_mask(kv_heads, torch.bfloat16, 3e-2, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_masks_scores_are_not_kept_on_the_gpu() -> None:
+    """2,048 slots of 16 heads on one: all scores in bf16 would be 134 MB."""
+    q, k, v = (torch.randn(1, 2048, heads, 64, device="cuda", dtype=torch.bfloat16) for heads in (16, 1, 1))
+    mask = torch.ones(2048, 2048, dtype=torch.bool, device="cuda").tril()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    attention(q, k, v, causal=True, backend="sdpa", mask=mask)
+    assert torch.cuda.max_memory_allocated() - before < 100e6
+
+
 class Largest(TorchDispatchMode):
     """Entries of the largest tensor that any operator has made."""
 
