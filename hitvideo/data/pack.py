@@ -27,6 +27,7 @@ UNFINISHED = ".packing"
 FINISHED = "packed.json"
 """Written last, with the counts: the folder's video shards are complete."""
 MOST_NAMED = 10  # places that the log names, per reason
+_TABLES = (".tsv", ".csv", ".jsonl", ".parquet")
 SMALLEST_FRAME = 16  # pixels: two shapes that must stay apart find no place in less
 LARGEST_SEED = (1 << 63) - 1
 
@@ -198,4 +199,6 @@ def _nothing(src: Path, sources: Sources) -> str:
     if not sources.found:
         return f"{src}: no videos found; known extensions are {', '.join(VIDEO_EXTENSIONS)}"
     reasons = "; ".join(f"{len(places)} {reason}, such as {places[0]}" for reason, places in sources.left_out.items())
-    return f"{src}: none of {sources.found} videos can be packed: {reasons}"
+    found = f"{src}: none of {sources.found} videos can be packed: {reasons}"
+    tables = [each for each in sorted(src.glob("*.*")) if each.suffix in _TABLES] if src.is_dir() else []
+    return f"{found}; a table in the folder may name their captions: give {tables[0]} instead" if tables else found

@@ -233,3 +233,13 @@ def test_the_smallest_moving_shapes_find_room(tmp_path: Path) -> None:
     for width in (16, 400):
         clip = ClipShape(frames=1, height=16, width=width, fps=8)
         assert write_moving_shapes(tmp_path / str(width), 40, 0, clip, "2", 40) == list_shards(str(tmp_path / str(width)))
+
+
+def test_a_folder_without_captions_names_the_table_that_may_have_them(tmp_path: Path) -> None:
+    root = files(tmp_path / "in", a=None, b=None, **{"MANIFEST.tsv": "file\tcaption\na.mp4\tan ape\n"})
+    with pytest.raises(ConfigError, match=r"2 no_caption.*give .*MANIFEST\.tsv"):
+        pack(root, tmp_path / "out", 10)
+    assert pack(root / "MANIFEST.tsv", tmp_path / "out", 10).packed == 1
+    (root / "MANIFEST.tsv").unlink()
+    with pytest.raises(ConfigError, match=r"no_caption, such as a\.mp4$"):
+        pack(root, tmp_path / "other", 10)
