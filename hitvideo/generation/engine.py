@@ -20,10 +20,10 @@ from hitvideo.generation import plans
 from hitvideo.generation.logits import guide, restrict, strengths
 from hitvideo.generation.noise import level_noise, race
 from hitvideo.generation.sampling import Sampling
+from hitvideo.llm.decoding import Decoder, can_decode
 from hitvideo.llm.heads import LevelHead
 from hitvideo.llm.model import LanguageModel
 from hitvideo.sequence.groups import GroupedLayout
-from hitvideo.sequence.layout import SequenceLayout
 from hitvideo.sequence.text import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,6 @@ def generate_codes(
     return draw(model, text, requests, sampling, levels, Listener(progress)).codes
 
 
-@torch.no_grad()
 def draw(
     model: LanguageModel,
     text: TextTokenizer,
@@ -93,34 +92,27 @@ def draw(
     levels = len(layout.grids) if levels is None else levels
     if not 1 <= levels <= len(layout.grids):
         raise ConfigError(f"--levels {levels}: the run has {len(layout.grids)} levels, ask for 1 to {len(layout.grids)}")
-    check_plan(sampling, layout)
-    batch = _Batch(model, text, requests, sampling, levels)
+    plans.check(sampling, layout)
+    if sampling.plan == "grouped":
+        model.grouped_slots(model.level.weight.device)
+    model.slots(model.level.weight.device)  # they stay with the model, so they are made outside of inference mode
+    with torch.inference_mode():
+        return _draw(_Batch(model, text, requests, sampling, levels), listener or Listener())
+
+
+def _draw(batch: _Batch, listener: Listener) -> Drawn:
     drawn = Drawn([], cache_bytes=batch.cache.bytes)
+    layout, levels = batch.layout, batch.levels
     for level in range(levels):
         begin, passes = time.perf_counter(), 0
         if level >= batch.given:
-            passes = batch.draw_level(level, listener or Listener())
+            passes = batch.draw_level(level, listener)
         drawn.passes.append(passes)
         drawn.seconds.append(time.perf_counter() - begin)
-    rows = batch.rows[: len(requests)].cpu().numpy()
+    rows = batch.rows[: len(batch.seeds)].cpu().numpy()
     per_prompt = [layout.split(row, levels) for row in rows]
     drawn.codes = [np.stack(level) for level in zip(*per_prompt, strict=True)]
     return drawn
-
-
-def check_plan(sampling: Sampling, layout: SequenceLayout) -> None:
-    """Raise ConfigError if the run's model did not learn the order of the plan `grouped`."""
-    if sampling.plan == "grouped" and layout.grouped is None:
-        raise ConfigError(
-            "plan grouped draws cells together, and this run did not learn to: llm.groups is null; use plan auto, or train a "
-            "run with llm.groups (train.start_from begins it with these weights)"
-        )
-
-
-def cached_slots(layout: SequenceLayout, sampling: Sampling, levels: int) -> int:
-    """Slots that the cache of a row of the first `levels` levels must have."""
-    stop = int(layout.starts[levels])
-    return stop if sampling.plan != "grouped" or layout.grouped is None else int(layout.grouped.predicts[stop - 2]) + 1
 
 
 class _Batch:
@@ -144,13 +136,15 @@ class _Batch:
                 start, stop = layout.starts[level : level + 2]
                 row[start:stop, : layout.vocab.width] = layout.vocab.to_ids(level, indices.reshape(-1))
         self.rows = torch.from_numpy(rows).to(self.device)
-        self.cache = model.new_cache(len(rows), cached_slots(layout, sampling, levels))
+        self.cache = model.new_cache(len(rows), plans.slots(sampling, layout, levels))
+        self.decoder = Decoder(model, self.cache) if can_decode(model) and sampling.plan != "grouped" else None
 
     def draw_level(self, level: int, listener: Listener) -> int:
         """Fill the level's slots; returns the passes it took."""
         self._drop_the_guided_half(level)
         if listener.level:
             listener.level(level)
+        self._begin(level)
         noise = level_noise(self.layout, level, self.seeds, self.device)
         if self.sampling.plan == "grouped":
             return self._draw_groups(level, noise, listener)
@@ -183,11 +177,24 @@ class _Batch:
             first, stop = int(grouped.predicts[cells[0] - 1]), int(grouped.predicts[cells[-1] - 1]) + 1
             hidden = self.model.grouped_hidden(self.rows, self.cache.seen, stop, self.cache)[:, first - stop :]
             where = torch.from_numpy(cells).to(self.device)
-            found = self._drawn(level, hidden, where, noise)
-            self.rows[:, where, : found.shape[-1]] = found.repeat(len(self.rows) // len(found), 1, 1)
+            found = self._drawn(hidden, where - self.layout.starts[level], noise)
+            self.rows[:, where, : found.shape[-1]] = self._all_halves(found, len(self.rows))
             if listener.tokens:
                 listener.tokens(len(cells))
         return len(grouped.levels[level])
+
+    def _begin(self, level: int) -> None:
+        """What does not change between the passes of a level."""
+        layout, sampling = self.layout, self.sampling
+        start, stop = layout.starts[level : level + 2]
+        self.at, self.head = sampling.at(level), cast(LevelHead, self.model.heads[level])
+        self.strength = strengths(sampling, level, *(slot - layout.window for slot in (start, stop, layout.length - 1)))
+        if isinstance(self.strength, torch.Tensor):
+            self.strength = self.strength[:, None].to(self.device)
+        self.none_chosen = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.first_ids = layout.vocab.ids(level, self.none_chosen.new_zeros(len(self.head.outputs)))
+        if self.decoder:
+            self.decoder.begin(level, self.rows[: len(self.seeds)])
 
     def _drop_the_guided_half(self, level: int) -> None:
         if self.guided and not self.sampling.guides(level, self.levels):
@@ -210,37 +217,41 @@ class _Batch:
 
     def _draw_window(self, level: int, slot: int, last: int, noise: list[torch.Tensor]) -> torch.Tensor:
         """Ids (B, n, sub-codes) of slots slot … last - 1, each given what now lies in the slots before it."""
-        seen = self.cache.seen
-        hidden = self.model.hidden(self.rows[:, seen : last - 1], seen, self.cache, self.rows)[:, slot - last :]
-        return self._drawn(level, hidden, slice(slot, last), noise)
+        start = self.layout.starts[level]
+        hidden = self._hidden(last - 1)[:, slot - last :]  # (halves B, n, D)
+        return self._drawn(hidden, slice(slot - start, last - start), noise)
 
-    def _drawn(
-        self, level: int, hidden: torch.Tensor, slots: slice | torch.Tensor, noise: list[torch.Tensor]
-    ) -> torch.Tensor:
-        """The states (halves · B, n, D) that predict n slots of a row → ids (B, n, sub-codes) drawn for them."""
-        sampling, layout, start = self.sampling, self.layout, self.layout.starts[level]
-        at, head = sampling.at(level), cast(LevelHead, self.model.heads[level])
+    def _drawn(self, hidden: torch.Tensor, cells: slice | torch.Tensor, noise: list[torch.Tensor]) -> torch.Tensor:
+        """The states (halves B, n, D) that predict n cells of the level begun → ids (B, n, sub-codes) drawn for them."""
+        head, at, strength = self.head, self.at, self.strength
         if at.guidance == 1:
             hidden = hidden[: len(self.seeds)]
         hidden = hidden.to(cast(torch.Tensor, head.outputs[0].weight).dtype)
-        cells = slice(slots.start - start, slots.stop - start) if isinstance(slots, slice) else slots - start
-        stop = layout.starts[level + 1]
-        strength = strengths(sampling, level, start - layout.window, stop - layout.window, layout.length - 1 - layout.window)
         if isinstance(strength, torch.Tensor):
-            strength = strength.to(self.device)[cells, None]
-        chosen = torch.zeros(*hidden.shape[:2], 0, dtype=torch.long, device=self.device)
+            strength = strength[cells]
+        chosen: list[torch.Tensor] = []  # (B, n) each
         for table in noise:
-            logits = head.logits(hidden, chosen).float()
+            before = self._all_halves(torch.stack(chosen, dim=-1), len(hidden)) if chosen else self.none_chosen
+            logits = head.logits(hidden, before).float()
             if at.guidance != 1:
                 conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, strength, sampling.apg)
+                logits = guide(conditional, unconditional, strength, self.sampling.apg)
             if at.temperature == 0:
-                entry = logits.argmax(-1)
+                chosen.append(logits.argmax(-1))
             else:
-                entry = race(restrict(logits, at), table[:, cells])
-            entry = entry.repeat(len(hidden) // len(self.seeds), 1)
-            chosen = torch.cat([chosen, entry[..., None]], dim=-1)
-        return layout.vocab.ids(level, chosen[: len(self.seeds)])
+                chosen.append(race(restrict(logits, at), table[:, cells]))
+        return torch.stack(chosen, dim=-1) + self.first_ids
+
+    def _all_halves(self, of_videos: torch.Tensor, rows: int) -> torch.Tensor:
+        """(B, …), which both halves have alike → (rows, …)."""
+        return torch.cat([of_videos] * (rows // len(of_videos)))  # `repeat` takes ten times as long on a CPU
+
+    def _hidden(self, stop: int) -> torch.Tensor:
+        """Hidden states (halves B, n, D) of the slots from the cache's end to `stop` - 1."""
+        seen = self.cache.seen
+        if self.decoder is None or seen < self.decoder.first:  # a prompt and given levels are many slots: nothing to save
+            return self.model.hidden(self.rows[:, seen:stop], seen, self.cache, self.rows)
+        return self.decoder.hidden(stop)
 
     def _accept(self, level: int, slot: int, found: torch.Tensor) -> int:
         """Write the draws; returns how many of them are final in every row, and takes the cache back behind the others."""
@@ -249,6 +260,6 @@ class _Batch:
         if count > 1:
             wrong = (self.rows[: len(found), span, :kinds] != found).any(-1).any(0).nonzero()
             gained = min(count, int(wrong[0]) + 1) if len(wrong) else count
-        self.rows[:, span, :kinds] = found.repeat(len(self.rows) // len(found), 1, 1)
+        self.rows[:, span, :kinds] = self._all_halves(found, len(self.rows))
         self.cache.rewind(slot + gained - 1)
         return gained

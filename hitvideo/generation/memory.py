@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from hitvideo.errors import ConfigError
-from hitvideo.generation.engine import cached_slots
+from hitvideo.generation import plans
 from hitvideo.generation.noise import noise_bytes
 from hitvideo.generation.sampling import Sampling
 from hitvideo.llm.model import LanguageModel
@@ -26,7 +26,7 @@ def bytes_per_video(model: LanguageModel, sampling: Sampling, levels: int, given
     kv_heads = llm.kv_heads // model.layers.tensor_parallel
     slot = 2 * llm.layers * kv_heads * llm.head_dim * weight.element_size()
     rows = 2 if sampling.guides(given, levels) else 1
-    cache: int = rows * cached_slots(model.layout, sampling, levels) * slot
+    cache: int = rows * plans.slots(sampling, model.layout, levels) * slot
     return cache + noise_bytes(model.layout, levels)
 
 

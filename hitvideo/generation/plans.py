@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hitvideo.generation.sampling import Plan
+from hitvideo.errors import ConfigError
+from hitvideo.generation.sampling import Plan, Sampling
+from hitvideo.sequence.layout import SequenceLayout
 
 WINDOW = 16
 TRIES, MOST_TRIES, HOPELESS = 3, 8, 2.0
@@ -67,3 +69,18 @@ class Pace:
         tried.passes += 1
         tried.slots += gained
         tried.seconds = min(tried.seconds, seconds)
+
+
+def check(sampling: Sampling, layout: SequenceLayout) -> None:
+    """Raise ConfigError if the run's model did not learn the order of the plan `grouped`."""
+    if sampling.plan == "grouped" and layout.grouped is None:
+        raise ConfigError(
+            "plan grouped draws cells together, and this run did not learn to: llm.groups is null; use plan auto, or train a "
+            "run with llm.groups (train.start_from begins it with these weights)"
+        )
+
+
+def slots(sampling: Sampling, layout: SequenceLayout, levels: int) -> int:
+    """Slots that the cache of a row of the first `levels` levels must have."""
+    stop = int(layout.starts[levels])
+    return stop if sampling.plan != "grouped" or layout.grouped is None else int(layout.grouped.predicts[stop - 2]) + 1

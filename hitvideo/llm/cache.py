@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,16 @@ class KVCache:
         self.seen = 0
 
     @property
+    def rows(self) -> int:
+        """How many rows are in use."""
+        return self._store.shape[2]
+
+    @property
+    def length(self) -> int:
+        """How many slots it can hold."""
+        return self._store.shape[3]
+
+    @property
     def bytes(self) -> int:
         """What the rows in use take."""
         return math.prod(self._store.shape) * self._store.element_size()
@@ -28,6 +39,12 @@ class KVCache:
         self._store[layer, 0, :, self.seen : stop] = k
         self._store[layer, 1, :, self.seen : stop] = v
         return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
+
+    def spans(self, slots: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Views of the keys of layer 0, its values, the keys of layer 1, …: where the next `slots` go, each
+        (B, n, kv_heads, K), and all up to these, as attention takes them, each (B, kv_heads, seen + n, K)."""
+        both, stop = self._store.flatten(0, 1), self.seen + slots
+        return both[:, :, self.seen : stop].unbind(), both[:, :, :stop].transpose(2, 3).unbind()
 
     def layer(self, number: int) -> LayerCache:
         """One layer's part."""

@@ -83,7 +83,7 @@ class LanguageModel(nn.Module):
         """
         assert rows is not None or start == 0 or self.ancestor is None, "with llm.ancestors it needs the rows from slot 0 on"
         span = slice(start, start + ids.shape[1])
-        return self._states(self._embedded(ids), ids if rows is None else rows, self.slots(ids.device), span, cache)
+        return self._states(self.embedded(ids), ids if rows is None else rows, self.slots(ids.device), span, cache)
 
     def grouped_hidden(
         self, rows: torch.Tensor, start: int = 0, stop: int | None = None, cache: KVCache | None = None
@@ -95,15 +95,8 @@ class LanguageModel(nn.Module):
         slots = self.grouped_slots(rows.device)
         stop = len(slots.order) if stop is None else stop
         span = slice(start, stop)
-        x = self._embedded(rows[:, slots.order[span]]).masked_fill(slots.start[span, None], 0.0)
+        x = self.embedded(rows[:, slots.order[span]]).masked_fill(slots.start[span, None], 0.0)
         return self._states(x, rows, slots.slots, span, cache, None if slots.mask is None else slots.mask[span, :stop])
-
-    def _embedded(self, ids: torch.Tensor) -> torch.Tensor:
-        """The sum of the embeddings of a slot's ids: (B, n, S) → (B, n, D)."""
-        unused = (ids == NONE).unsqueeze(-1)  # (B, n, S, 1)
-        unused[..., 0, :] = False  # PAD in column 0 is a symbol with an embedding
-        out: torch.Tensor = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)
-        return out
 
     def _states(
         self,
@@ -117,13 +110,20 @@ class LanguageModel(nn.Module):
         """Embedded ids (B, n, D) of the slots in `span` → their hidden states, seeing each other and the cache by `mask`."""
         x = x + self.level(slots.level[span]) + self.next_level(slots.next_level[span])
         if self.ancestor is not None:
-            x = x + self._ancestors(rows, slots.ancestors[span])
+            x = x + self.ancestors_of(rows, slots.ancestors[span])
         turn_q = Rotation(*(part[span] for part in slots.next_turn))
         turn_k = Rotation(*(part[span] for part in slots.turn))
         out: torch.Tensor = self.trunk(x, turn_q, turn_k, cache, mask)
         return out
 
-    def _ancestors(self, rows: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (B, n, S) → the sum of their embeddings (B, n, D)."""
+        unused = (ids == NONE).unsqueeze(-1)  # (B, n, S, 1)
+        unused[..., 0, :] = False  # PAD in column 0 is a symbol with an embedding
+        embedded: torch.Tensor = self.embedding(ids).masked_fill(unused, 0.0).sum(dim=2)
+        return embedded
+
+    def ancestors_of(self, rows: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """The sum of the embeddings of ancestors: rows (B, …, S), their slots (n, levels - 1) → (B, n, D)."""
         assert self.ancestor is not None
         found = torch.zeros((), device=rows.device)

@@ -9,6 +9,7 @@ import torch
 from hitvideo.errors import ConfigError
 from hitvideo.generation.engine import Listener, Request, draw, generate_codes
 from hitvideo.generation.sampling import Sampling
+from hitvideo.llm.cache import KVCache
 from hitvideo.llm.model import LanguageModel
 from tests.generation.models import PROMPTS, TEXT, random_model
 
@@ -100,13 +101,13 @@ def test_without_guidance_from_a_level_on_the_second_half_is_dropped(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed: list[tuple[int, int]] = []
-    forward = model.hidden
+    advance = KVCache.advance
 
-    def counting(ids: torch.Tensor, start: int, *rest: object) -> torch.Tensor:
-        fed.append((len(ids), start))
-        return forward(ids, start, *rest)  # type: ignore[arg-type]
+    def counting(cache: KVCache, slots: int) -> None:
+        fed.append((cache.rows, cache.seen))
+        advance(cache, slots)
 
-    monkeypatch.setattr(model, "hidden", counting)
+    monkeypatch.setattr(KVCache, "advance", counting)
     requests = [Request(prompt, 0) for prompt in PROMPTS]
     draw(model, TEXT, requests, Sampling(guidance=(3.0, 3.0, 1.0), plan="sequential"))
     border = model.layout.starts[2] - 1  # this slot predicts the first one of level 2
