@@ -1,13 +1,15 @@
 """Benchmark of generation: our plans against Hugging Face's `generate` and a plain loop in torch, all of the same trunk.
 
-    python -m benchmarks.generation [RUN] [--videos 1 8] [--rounds 3]
+    python -m benchmarks.generation [RUN] [--videos 1 8] [--rounds 3] [--compile]
 
 RUN is a run directory, or a RUN.yaml of `python -m pretrain`, whose model then has random weights: the passes of jacobi say
 nothing about a trained model's. All draw the same number of tokens with guidance, both halves in one batch, in bf16 on a GPU
 and fp32 on a CPU. They take turns in one process; the best of a side's turns counts. Hugging Face's is a Llama, or Qwen3 where
 the run has `llm.qk_norm`, with one output for the entries of a sub-code, and its guidance and its draw are a processor of
-logits. The plain loop is written as gpt-fast's: one preallocated cache, one slot a pass, a race against exponential noise. At
-last 64 prompts are drawn under a limit of memory, and the process's peak is measured.
+logits. The plain loop is written as gpt-fast's: one preallocated cache, one slot a pass, a race against exponential noise; with
+--compile also with its compiled step, whose slot is a tensor. "without decoder": sequential through the model's own forward,
+which is all that other devices and layers have. At last 64 prompts are drawn under a limit of memory, and the process's peak
+is measured.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
+from hitvideo.generation import engine
 from hitvideo.generation.engine import Drawn, Request, draw
 from hitvideo.generation.generator import Generator, load_generator
 from hitvideo.generation.memory import GIB, bytes_per_video
@@ -131,22 +135,77 @@ class PlainLoop:
         return out
 
 
-def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int) -> None:
+class CompiledLoop(PlainLoop):
+    """The same with gpt-fast's compiled step: of one shape, so attention reads the whole cache, under a mask by the slot."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(model)
+        mode = "reduce-overhead" if model.level.weight.device.type == "cuda" else None  # CUDA graphs
+        self.step = torch.compile(self._step, dynamic=False, mode=mode)
+
+    @torch.no_grad()
+    def __call__(self, videos: int) -> int:
+        weight, llm = self.model.level.weight, self.model.section
+        shape = (llm.layers, 2, 2 * videos, self.length, llm.kv_heads, self.head_dim)
+        stored = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        cache = list(stored.flatten(0, 1).unbind())  # a tensor for each layer: of one for all, a compiled step copies all
+        slots = torch.arange(self.length, device=weight.device)
+        hidden = self._forward(torch.zeros(2 * videos, self.window, dtype=torch.long, device=weight.device), 0, stored)[:, -1]
+        for slot in range(self.window, self.length):
+            output = self.model.heads[0].outputs[0]
+            fresh = guided(output(hidden.to(output.weight.dtype))).argmax(-1, keepdim=True)
+            if slot + 1 < self.length:
+                hidden = self.step(fresh, slots[slot : slot + 1], cache)[:, -1].clone()
+        return self.length - self.window
+
+    def _step(self, ids: torch.Tensor, slot: torch.Tensor, cache: list[torch.Tensor]) -> torch.Tensor:
+        x, turn = self.model.embedding(ids), Rotation(self.turn.cos[slot], self.turn.sin[slot])
+        seen = torch.arange(self.length, device=ids.device) <= slot[:, None]
+        for layer, block in enumerate(self.model.trunk.blocks):
+            parts = block.attention.qkv(block.attention_norm(x))
+            q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+            if self.model.section.qk_norm:
+                q, k = block.attention.q_norm(q), block.attention.k_norm(k)
+            keys, values = cache[2 * layer], cache[2 * layer + 1]
+            keys.index_copy_(1, slot, rotate(k, turn))
+            values.index_copy_(1, slot, v)
+            queries, keys, values = (part.transpose(1, 2) for part in (rotate(q, turn), keys, values))
+            grouped = keys.shape[1] != queries.shape[1]
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, enable_gqa=grouped)
+            x = x + block.attention.out(mixed.transpose(1, 2).flatten(-2))
+            x = x + block.mlp(block.mlp_norm(x))
+        out: torch.Tensor = self.model.trunk.norm(x)
+        return out
+
+
+def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int, compiled: bool) -> None:
     """Print what every side takes for this many videos."""
     weight, llm, layout = model.level.weight, model.section, model.layout
     tokens, levels = layout.length - 1 - layout.window, {}
 
-    def ours(plan: Plan) -> int:
+    def ours(plan: Plan, name: str) -> int:
         drawn = draw(model, text, [Request(PROMPT, n) for n in range(videos)], Sampling(**{**vars(SAMPLING), "plan": plan}))
-        levels[plan] = drawn
+        levels[name] = drawn
         return sum(drawn.passes)
 
-    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan) for plan in get_args(Plan)}  # type: ignore[misc]
+    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan, plan) for plan in get_args(Plan)}  # type: ignore[misc]
+
+    def without_decoder() -> int:
+        with patch.object(engine, "can_decode", lambda model: False):
+            return ours("sequential", "without decoder")
+
+    sides["without decoder"] = without_decoder
     for cache in ("dynamic", "static"):
         side = HuggingFace(model, cache)
         sides[f"Hugging Face, {cache} cache"] = lambda side=side: side(videos)  # type: ignore[misc]
     plain = PlainLoop(model)
     sides["plain loop"] = lambda: plain(videos)
+    if compiled:
+        step = CompiledLoop(model)
+        begin = time.perf_counter()
+        step(videos)
+        print(f"\ncompiling the plain loop's step: {time.perf_counter() - begin:.0f} s, its first video included", flush=True)
+        sides["plain loop, compiled"] = lambda: step(videos)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     passes: dict[str, int] = {}
     for turn in range(rounds + 1):  # the first is a warm-up
@@ -160,14 +219,15 @@ def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int)
     weights = sum(parameter.numel() for parameter in model.trunk.parameters()) * weight.element_size()
     slot = 2 * 2 * llm.layers * llm.kv_heads * llm.head_dim * weight.element_size()
     cache_bytes = videos * slot * (layout.window + tokens / 2)  # half full on average
-    first = min(seconds["sequential"])
+    first, theirs = min(seconds["sequential"]), min(seconds["Hugging Face, static cache"])
     print(f"\n{videos} videos of {tokens} tokens; a copy reads {rate / 1e9:.1f} GB/s")
     for name, times in seconds.items():
         best = min(times)
         read = passes[name] * (weights + cache_bytes) / best
         print(
             f"{name:27} {best:7.2f} s {videos * tokens / best:8.1f} tokens/s {passes[name]:4d} passes  "
-            f"{first / best:5.2f} × sequential  reads {read / 1e9:6.2f} GB/s, {read / rate:.0%} of a copy"
+            f"{first / best:5.2f} × sequential {theirs / best:5.2f} × static cache  "
+            f"reads {read / 1e9:6.2f} GB/s, {read / rate:.0%} of a copy"
             + (_by_level(levels[name]) if name in levels else ""),
             flush=True,
         )
@@ -218,6 +278,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, default=TINY, help="run, showcase, or RUN.yaml (default: the demo's)")
     parser.add_argument("--videos", type=int, nargs="+", default=[1, 8], help="videos at once (default: once 1, once 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns; the best counts (default 3, after a warm-up)")
+    parser.add_argument("--compile", action="store_true", help="also a plain loop with a compiled step")
     words = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -225,7 +286,7 @@ def main() -> None:
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{words.run.name}: {size / 1e6:.2f} M parameters on {device.type}, {torch.get_num_threads()} threads", flush=True)
     for videos in words.videos:
-        compare(model, text, videos, words.rounds)
+        compare(model, text, videos, words.rounds, words.compile)
     measure_memory(model, text)
 
 

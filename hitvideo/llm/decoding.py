@@ -1,10 +1,13 @@
 """A pass of generation on a CPU in fp32: a few new slots behind a cache, in as few operations as the trunk can be written in.
 
-A small model's pass is not held up by its products but by the number of operations around them: about a microsecond each, and
-several more for every module and every view. `LanguageModel.hidden` has to serve training, and any layers and devices; here the
-same trunk stands in one function, for plain layers alone. What does not change between the passes of a level is computed once
-when the level begins: what its slots add to their code's embedding (both levels' embeddings, and the ancestors', which are
-final by then), the rotations of queries and keys, the mask. Results equal `LanguageModel.hidden` up to rounding.
+What holds up a small model's pass is not its products but the number of operations around them: a microsecond or two each,
+with more for every module and view. `LanguageModel.hidden` has to serve training, and any layers and devices; here the trunk
+is one function, for plain layers alone. What every pass of a level needs alike is computed when the level begins: what is
+added to a code's embedding (both levels' embeddings, and the ancestors', which are final by then), the rotations of queries
+and keys, the mask. Results equal those of `LanguageModel.hidden` up to rounding.
+
+torch.compile makes a pass of this size no faster (experiments/RESULTS.md): the products and attention are the same kernels,
+and a call of any kernel costs what a call of an operation costs.
 
 RMSNorm is LayerNorm of (x, -x): the mean of that is 0. F.rms_norm is six operations on a CPU, F.layer_norm one. RoPE uses the
 pair again: x turned by a quarter is a slice of it.

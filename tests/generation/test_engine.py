@@ -142,3 +142,13 @@ def test_progress_and_passes(model: LanguageModel) -> None:
     faster = draw(model, TEXT, [Request("a", 0)], Sampling(plan="jacobi"), None, Listener(tokens.append))
     assert sum(tokens) == sum(drawn.passes)
     assert sum(faster.passes) == len(tokens) < sum(drawn.passes)
+
+
+def test_a_model_that_has_drawn_can_be_trained() -> None:
+    """Nothing of the drawing's inference mode stays with it."""
+    model = random_model(ancestors=True)
+    draw(model, TEXT, [Request("a", 0)], Sampling())
+    layout = model.layout
+    row = layout.join(TEXT.encode("a"), [np.zeros(grid, np.int64) for grid in layout.grids])
+    model(torch.from_numpy(row)[None], 1.0)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

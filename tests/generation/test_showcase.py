@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
 from hitvideo.commands.cli import main
 from hitvideo.evaluation.meaning import rendered
+from hitvideo.generation import engine
+from hitvideo.generation.engine import Request
 from hitvideo.generation.generator import load_generator
-from hitvideo.generation.sampling import Sampling
+from hitvideo.generation.sampling import Plan, Sampling
+from hitvideo.llm.decoding import can_decode
 from hitvideo.moving_shapes import probe, scoring
 from hitvideo.moving_shapes.scenes import caption
 from hitvideo.runs.directory import SHOWCASE
@@ -34,6 +39,20 @@ def test_its_videos_show_their_prompts() -> None:
     )
     assert min(whole["colour"], whole["motion"]) > 0.75, whole
     assert min(storyboard["colour"], storyboard["motion"]) > 0.6, storyboard
+
+
+def test_the_decoder_draws_the_codes_of_the_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 prompts, every plan: it does not show whether passes are the decoder's or `LanguageModel.hidden`'s."""
+    generator = load_generator("showcase", torch.device("cpu"))
+    scenes = [scene for _, scene in rendered(16, 5, generator.clip, "1", 0.0, "all")]
+    requests = [Request(caption(scene), seed) for seed, scene in enumerate(scenes)]
+    assert can_decode(generator.model)
+    with monkeypatch.context() as without:
+        without.setattr(engine, "can_decode", lambda model: False)
+        expected = engine.draw(generator.model, generator.text, requests, Sampling(plan="sequential")).codes
+    for plan in get_args(Plan):
+        codes = engine.draw(generator.model, generator.text, requests, Sampling(plan=plan)).codes
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(codes, expected, strict=True)), plan
 
 
 def test_the_command_finds_it_and_leaves_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
