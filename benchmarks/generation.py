@@ -188,7 +188,8 @@ def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int,
         levels[name] = drawn
         return sum(drawn.passes)
 
-    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan, plan) for plan in get_args(Plan)}  # type: ignore[misc]
+    offered = [plan for plan in get_args(Plan) if plan != "grouped" or layout.grouped]
+    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan, plan) for plan in offered}  # type: ignore[misc]
 
     def without_decoder() -> int:
         with patch.object(engine, "can_decode", lambda model: False):
