@@ -23,7 +23,7 @@ from hitvideo.errors import HiTVideoError
 NAMES = {
     "levels": "levels", "seeds": "seeds", "hierarchy-lm": "hierarchy_lm", "guidance": "guidance", "temporal": "temporal",
     "schedule": "schedule", "rope": "rope", "long": "long_video", "pyramids": "pyramids", "ancestors": "ancestors",
-    "grouped": "grouped", "together": "together",
+    "grouped": "grouped", "together": "together", "norms": "norms",
 }  # fmt: skip
 """Experiments and their modules. Each has `plan` and `tables`, COSTS and TABLES; its docstring says what it asks."""
 

@@ -83,9 +83,9 @@ class Encoder(nn.Module):
         channels = widths(section, steps)
         self.patch: Triple = (1, section.patch, section.patch)
         self.first = CausalConv3d(PIXEL_CHANNELS * section.patch**2, channels[0], (1, 3, 3))
-        body: list[nn.Module] = [Block(channels[0], halves) for _ in range(section.blocks)]
+        body: list[nn.Module] = [Block(channels[0], halves, section.norm) for _ in range(section.blocks)]
         for stride, before, after in zip(steps, channels[:-1], channels[1:], strict=True):
-            body += [Down(before, after, stride), *(Block(after, halves) for _ in range(section.blocks))]
+            body += [Down(before, after, stride), *(Block(after, halves, section.norm) for _ in range(section.blocks))]
         self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[-1], section.latent_channels, (1, 3, 3))
 
@@ -108,9 +108,9 @@ class Decoder(nn.Module):
         channels = widths(section, steps)
         self.patch: Triple = (1, section.patch, section.patch)
         self.first = CausalConv3d(section.latent_channels, channels[-1], (1, 3, 3))
-        body: list[nn.Module] = [Block(channels[-1], halves) for _ in range(section.blocks)]
+        body: list[nn.Module] = [Block(channels[-1], halves, section.norm) for _ in range(section.blocks)]
         for stride, before, after in zip(reversed(steps), reversed(channels[1:]), reversed(channels[:-1]), strict=True):
-            body += [Up(before, after, stride), *(Block(after, halves) for _ in range(section.blocks))]
+            body += [Up(before, after, stride), *(Block(after, halves, section.norm) for _ in range(section.blocks))]
         self.body = nn.ModuleList(body)
         self.last = CausalConv3d(channels[0], PIXEL_CHANNELS * section.patch**2, (1, 3, 3))
 

@@ -1,9 +1,9 @@
-"""Causal 3D convolutions, per-frame normalisation, and layers that halve or double a video's size along each axis.
+"""Causal 3D convolutions, normalisation within a frame, and layers that halve or double a video's size along each axis.
 
 All layers are causal in time: an output frame never depends on a later input frame, so a clip can be encoded as it
 arrives and its first codes do not change with its end. Two design choices ensure this. Convolutions are padded only in
 front, by repeating the first frame (with zeros, quality decays away from frame 0). Normalisation takes its statistics
-from one frame at a time; the GroupNorm over (t, h, w) common in 3D VAEs leaks the future into every frame.
+from one frame or one position at a time; the GroupNorm over (t, h, w) common in 3D VAEs leaks the future into every frame.
 
 Blocks use (1, 3, 3) and (3, 1, 1) kernels: VidTok (arXiv 2412.13061) and Cosmos measure no loss of quality compared
 with full 3D kernels, at 12/27 of the multiplications.
@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from hitvideo.ops.norm import RMSNorm
+from hitvideo.settings.video_tokenizer import NormKind
 
 Triple: TypeAlias = tuple[int, int, int]
 
@@ -84,6 +87,25 @@ class FrameNorm(nn.Module):
         return unfolded(self.norm(folded(features)), len(features))  # (B, C, t, h, w)
 
 
+class PositionNorm(nn.Module):
+    """Layer norm or RMS norm of each position over its channels, so it sees neither time nor the frame's size. Keeps the shape.
+
+    Channels lie innermost in memory already, so on every device this is one kernel without copies.
+    """
+
+    def __init__(self, channels: int, kind: NormKind) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels, NORM_EPSILON) if kind == "rms" else nn.LayerNorm(channels, NORM_EPSILON)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(features.movedim(1, -1))).movedim(-1, 1)  # (B, C, t, h, w)
+
+
+def norm_of(kind: NormKind, channels: int) -> nn.Module:
+    """The norm that `video_tokenizer.norm` names, for (B, channels, t, h, w)."""
+    return FrameNorm(channels) if kind == "frame" else PositionNorm(channels, kind)
+
+
 class Block(nn.Module):
     """Residual block: norm, SiLU, (1, 3, 3) in space; norm, SiLU, (3, 1, 1) in time. Keeps the shape.
 
@@ -92,12 +114,12 @@ class Block(nn.Module):
     space is not computed again, because its gradient needs its input alone.
     """
 
-    def __init__(self, channels: int, recompute: bool = False) -> None:
+    def __init__(self, channels: int, recompute: bool = False, norm: NormKind = "frame") -> None:
         super().__init__()
         self.recompute = recompute
-        self.space_norm = FrameNorm(channels)
+        self.space_norm = norm_of(norm, channels)
         self.space = CausalConv3d(channels, channels, (1, 3, 3))
-        self.time_norm = FrameNorm(channels)
+        self.time_norm = norm_of(norm, channels)
         self.time = CausalConv3d(channels, channels, (3, 1, 1))
         nn.init.zeros_(self.time.conv.weight)
 

@@ -54,12 +54,13 @@ class SavedConfig(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings: with `clip` under its former key `video`, and without a `level_path` of `mean`, so that older
-        weights keep their fingerprint.
+        """Hash of the settings: with `clip` under its former key `video`, and without a `level_path` of `mean` or a `norm` of
+        `frame`, so that older weights keep their fingerprint.
         """
         dumped = self.model_dump(mode="json")
-        if self.video_tokenizer.level_path == "mean":
-            del dumped["video_tokenizer"]["level_path"]
+        for key, formerly in (("level_path", "mean"), ("norm", "frame")):
+            if dumped["video_tokenizer"][key] == formerly:
+                del dumped["video_tokenizer"][key]
         return config.fingerprint({"video": dumped.pop("clip"), **dumped})
 
 
