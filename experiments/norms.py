@@ -5,9 +5,9 @@ from __future__ import annotations
 from experiments import tokenizers
 from experiments.lab import Lab, Rounds
 
-COSTS = "for each seed 3 video tokenizers of 1,400 steps"
+COSTS = "for each seed 2 video tokenizers of 1,400 steps"
 TABLES = ("norms",)
-VARIANTS = {"frame": "GroupNorm of a frame", "layer": "layer norm of a position", "rms": "RMS norm of a position"}
+VARIANTS = {"frame": "GroupNorm of a frame", "layer": "LayerNorm of a position"}
 """Value of `video_tokenizer.norm` and its label."""
 
 

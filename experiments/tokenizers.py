@@ -12,8 +12,8 @@ READ = ("colour", "shape", "motion")
 
 
 def rounds(lab: Lab, variants: Mapping[str, Sequence[str]]) -> Rounds:
-    """Each variant (name → overrides) for each seed, on moving shapes."""
-    names = [(f"{name}-{seed}", words, seed) for name, words in variants.items() for seed in lab.seed_range]
+    """Each variant (name → overrides) for each seed, on moving shapes; seed by seed, so that one that is stopped has pairs."""
+    names = [(f"{name}-{seed}", words, seed) for seed in lab.seed_range for name, words in variants.items()]
     return [
         [lab.shapes(SHARDS, 4000)],
         [lab.tokenizer(name, "tiny", SHARDS, *words, seed=seed) for name, words, seed in names],

@@ -15,7 +15,7 @@ Weights: TypeAlias = Weight | Annotated[tuple[Weight, ...], Field(min_length=1)]
 Shares: TypeAlias = Fraction | Annotated[tuple[Fraction, ...], Field(min_length=1)]
 LevelPath = Literal["cells", "block", "mean"]
 QuantizerKind = Literal["lfq", "fsq"]
-NormKind = Literal["frame", "layer", "rms"]
+NormKind = Literal["frame", "layer"]
 
 
 class VideoTokenizerSection(Section):
@@ -33,8 +33,8 @@ class VideoTokenizerSection(Section):
     channels: tuple[Size, ...] = (64, 128, 256)
     """Width before the first and after each down-sampling step; their number follows from the finest level's `down`."""
     norm: NormKind = "frame"
-    """What the blocks normalise over. frame: a group's channels and all positions of one frame; layer: the channels of one
-    position, so that its result does not depend on the frame's size; rms: as layer, with a mean of zero assumed."""
+    """What the blocks normalise over. frame: a group's channels and all positions of one frame; layer: all channels of one
+    position, so that a result does not depend on the frame's size."""
     blocks: Depth = 2
     """Residual blocks per width."""
     latent_channels: Size = 16

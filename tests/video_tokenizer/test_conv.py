@@ -1,4 +1,6 @@
-"""Shapes and causality, and proof that a norm over time would not be causal."""
+"""Shapes and causality of every norm, and proof that a norm over time would not be causal."""
+
+from typing import get_args
 
 import pytest
 import torch
@@ -6,12 +8,23 @@ from torch import Tensor, nn
 
 from hitvideo.errors import ConfigError
 from hitvideo.hierarchy import Level
-from hitvideo.settings.video_tokenizer import VideoTokenizerSection
+from hitvideo.settings.video_tokenizer import NormKind, VideoTokenizerSection
 from hitvideo.video_tokenizer import conv
 from hitvideo.video_tokenizer.autoencoder import Decoder, Encoder, strides
-from hitvideo.video_tokenizer.conv import Block, CausalConv3d, Down, FrameNorm, Up, depth_to_space, space_to_depth
+from hitvideo.video_tokenizer.conv import (
+    Block,
+    CausalConv3d,
+    Down,
+    FrameNorm,
+    PositionNorm,
+    Up,
+    channels_last,
+    depth_to_space,
+    space_to_depth,
+)
 
 DOWN = (4, 4, 4)
+NORMS: tuple[NormKind, ...] = get_args(NormKind)
 SECTION = VideoTokenizerSection(patch=2, channels=(8, 16, 24), blocks=1, latent_channels=6)
 
 
@@ -72,20 +85,75 @@ def test_frame_norm_equals_group_norm_of_each_frame() -> None:
     torch.testing.assert_close(norm(features), expected)
 
 
+def scaled(norm: nn.Module) -> nn.Module:
+    """The norm with scales and shifts that differ between channels; a new one has ones and zeros."""
+    for number, parameter in enumerate(norm.parameters()):
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
+    return norm
+
+
+def by_hand(norm: nn.Module, features: Tensor) -> Tensor:
+    """The norm of a position by its formula over dim 1, in fp64, with autograd's derivative."""
+    features, (scale, shift) = features.double(), (parameter.double()[:, None, None, None] for parameter in norm.parameters())
+    centred = features - features.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + conv.NORM_EPSILON).sqrt() * scale + shift
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_position_norm_equals_its_formula(last: bool) -> None:
+    """Values, and gradients of input, scale and shift; channels innermost in memory stay so, without a copy of the input."""
+    norm, features = scaled(PositionNorm(16)), noise(2, 16, 3, 4, 5)
+    features = (channels_last(features) if last else features).requires_grad_()
+    normed, expected = norm(features), by_hand(norm, features)
+    torch.testing.assert_close(normed, expected.float())
+    assert normed.is_contiguous(memory_format=torch.channels_last_3d)
+    assert features.movedim(1, -1).is_contiguous() == last
+    inputs, weight = [features, *norm.parameters()], noise(*features.shape, seed=1)
+    found = torch.autograd.grad(normed, inputs, weight)
+    wanted = torch.autograd.grad(expected, inputs, weight.double())
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_only_the_norm_of_a_frame_sees_other_positions(kind: NormKind) -> None:
+    """Replace all but one position, or cut the frame to a part: only the frame's norm gives the part another result."""
+    norm, features = scaled(conv.norm_of(kind, 16)), channels_last(noise(2, 16, 3, 8, 8))
+    changed = noise(*features.shape, seed=1)
+    changed[:, :, 1, 2, 3] = features[:, :, 1, 2, 3]
+    whole = norm(features)
+    assert torch.equal(norm(changed)[:, :, 1, 2, 3], whole[:, :, 1, 2, 3]) == (kind != "frame")
+    assert torch.equal(norm(features[..., :4, 2:7]), whole[..., :4, 2:7]) == (kind != "frame")
+
+
+def test_a_large_frame_is_encoded_as_its_part_is() -> None:
+    """With a position's norm latents depend on the pixels that convolutions reach, not on how large the frame is."""
+    video = noise(1, 3, 4, 64, 64)
+    encoder = awake(Encoder(SECTION.model_copy(update={"norm": "layer"}), DOWN))
+    with torch.no_grad():
+        whole, part = encoder(video), encoder(video[..., :48, :48])
+    torch.testing.assert_close(part[..., :6, :6], whole[..., :6, :6], rtol=0, atol=1e-5)
+    framed = awake(Encoder(SECTION, DOWN))
+    with torch.no_grad():
+        assert (framed(video)[..., :6, :6] - framed(video[..., :48, :48])[..., :6, :6]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("change_from", range(1, 8))
-def test_blocks_are_causal(change_from: int) -> None:
+def test_blocks_are_causal(change_from: int, norm: NormKind) -> None:
     features = noise(2, 8, 8, 6, 6)
-    assert untouched(Block(8), features, change_from) == change_from
+    assert untouched(Block(8, norm=norm), features, change_from) == change_from
     assert untouched(Down(8, 8, (2, 2, 2)), features, change_from) == change_from // 2
     assert untouched(Up(8, 8, (2, 2, 2)), features, change_from) == change_from * 2
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("change_from", [1, 4, 7, 8, 11])
-def test_encoder_and_decoder_are_causal(change_from: int) -> None:
-    video = noise(2, 3, 12, 16, 16)
-    assert untouched(Encoder(SECTION, DOWN), video, change_from) == change_from // DOWN[0]
+def test_encoder_and_decoder_are_causal(change_from: int, norm: NormKind) -> None:
+    video, section = noise(2, 3, 12, 16, 16), SECTION.model_copy(update={"norm": norm})
+    assert untouched(Encoder(section, DOWN), video, change_from) == change_from // DOWN[0]
     if change_from < 3:
-        assert untouched(Decoder(SECTION, DOWN), noise(2, 6, 3, 4, 4), change_from) == change_from * DOWN[0]
+        assert untouched(Decoder(section, DOWN), noise(2, 6, 3, 4, 4), change_from) == change_from * DOWN[0]
 
 
 def test_group_norm_over_time_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,19 +19,20 @@ from hitvideo.video_tokenizer.model import VideoTokenizer
 from tests.conftest import ROOT
 
 FOUR_LEVELS = tuple(Level(down=down, num_bits=9) for down in [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)])
-PRESETS = {  # hierarchy, patch, widths
-    "four levels": (Hierarchy(levels=FOUR_LEVELS), 2, (8, 12, 16)),
-    "4x8x8": (Hierarchy(levels=(Level(down=(4, 8, 8), num_bits=9),)), 4, (8, 12, 16)),
-    "8x8x8": (Hierarchy(levels=(Level(down=(8, 8, 8), num_bits=9),)), 2, (8, 12, 16, 16)),
+NARROW = {"blocks": 1, "latent_channels": 6}
+PRESETS: dict[str, tuple[Hierarchy, dict[str, Any]]] = {
+    "four levels": (Hierarchy(levels=FOUR_LEVELS), {"patch": 2, "channels": (8, 12, 16)}),
+    "four levels, layer norm": (Hierarchy(levels=FOUR_LEVELS), {"patch": 2, "channels": (8, 12, 16), "norm": "layer"}),
+    "4x8x8": (Hierarchy(levels=(Level(down=(4, 8, 8), num_bits=9),)), {"patch": 4, "channels": (8, 12, 16)}),
+    "8x8x8": (Hierarchy(levels=(Level(down=(8, 8, 8), num_bits=9),)), {"patch": 2, "channels": (8, 12, 16, 16)}),
 }
 
 
 def make(kind: str) -> VideoTokenizer:
     """Random weights everywhere: blocks start as the identity and would carry nothing."""
     torch.manual_seed(0)
-    hierarchy, patch, channels = PRESETS[kind]
-    section = VideoTokenizerSection(patch=patch, channels=channels, blocks=1, latent_channels=6)
-    video_tokenizer = VideoTokenizer(section, hierarchy).eval()
+    hierarchy, network = PRESETS[kind]
+    video_tokenizer = VideoTokenizer(VideoTokenizerSection(**NARROW, **network), hierarchy).eval()
     for parameter in video_tokenizer.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)

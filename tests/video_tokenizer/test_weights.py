@@ -22,13 +22,26 @@ def test_the_fingerprint_of_the_settings_has_not_changed() -> None:
     assert SavedConfig(clip=clip, hierarchy=hierarchy, video_tokenizer=section).fingerprint == FIRST_FINGERPRINT
 
 
-def test_weights_older_than_the_paths_of_levels_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["level_path: mean", "norm: frame"])
+def test_weights_older_than_a_setting_load(tmp_path: Path, line: str) -> None:
     hierarchy, clip = tiny_hierarchy()
     section = SECTION.model_copy(update={"level_path": "mean"})
     save_video_tokenizer(VideoTokenizer(section, hierarchy), tmp_path, clip)
     settings = tmp_path / CONFIG_FILE
-    settings.write_text(settings.read_text().replace("  level_path: mean\n", ""))
+    assert line in settings.read_text()
+    settings.write_text(settings.read_text().replace(f"  {line}\n", ""))
     assert load_video_tokenizer(tmp_path)[0].section == section
+
+
+def test_weights_are_not_read_with_another_norm(tmp_path: Path) -> None:
+    hierarchy, clip = tiny_hierarchy()
+    section = SECTION.model_copy(update={"norm": "layer"})
+    save_video_tokenizer(VideoTokenizer(section, hierarchy), tmp_path, clip)
+    assert load_video_tokenizer(tmp_path)[0].section == section
+    settings = tmp_path / CONFIG_FILE
+    settings.write_text(settings.read_text().replace("  norm: layer\n", ""))
+    with pytest.raises(ConfigError, match=CONFIG_FILE):
+        load_video_tokenizer(tmp_path)
 
 
 def test_settings_with_the_old_key_load_and_others_do_not(tmp_path: Path) -> None:
