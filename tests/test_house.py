@@ -28,7 +28,7 @@ FLOORS = {
     "hitvideo.sequence": 4, "hitvideo.video_tokenizer": 4, "hitvideo.checkpoints": 4, "hitvideo.video": 4,
     "hitvideo.settings": 3, "hitvideo.moving_shapes": 3,
     "hitvideo.hierarchy": 2, "hitvideo.files": 2, "hitvideo.metrics": 2, "hitvideo.ops": 2,
-    "hitvideo.config": 1, "hitvideo.errors": 1, "hitvideo.settings.named_files": 1,
+    "hitvideo.config": 1, "hitvideo.errors": 1, "hitvideo.processes": 1, "hitvideo.settings.named_files": 1,
 }  # fmt: skip
 GROUND_FLOOR = {"pydantic", "yaml", "hitvideo"} | sys.stdlib_module_names
 

@@ -90,9 +90,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of what is written (default fp32)")
     p.add_argument("--upload", metavar="OWNER/NAME", help="with --names run: upload the folder to this model hub repository")
 
-    p = _add(commands, "inspect", looking.inspect, "figures of a hierarchy YAML, a manifest.json or a shard")
-    p.add_argument("file", type=yaml_file, help="a hierarchy's or a run's YAML, a manifest.json, a shard")
-    p.add_argument("--json", action="store_true", help="print the figures as JSON")
+    p = _add(commands, "inspect", looking.inspect, "figures of hierarchy YAMLs, manifests or shards")
+    p.add_argument("file", type=yaml_file, nargs="+", help="a hierarchy's or a run's YAML, a manifest.json, a shard")
+    p.add_argument("--jobs", type=int, default=1, help="processes that share the files (default 1)")
+    p.add_argument("--json", action="store_true", help="print the figures as JSON, those of several files a line each")
     p.add_argument("--decode", metavar="KEY", help="of a token shard: draw this sample, level by level, as a contact sheet")
     p.add_argument("--out", type=path, help="FILE.png of --decode; default: KEY.png")
     p.add_argument("--weights", type=path, help="the video tokenizer's, if they have moved since tokenizing")

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hitvideo.commands.common import check_output, progress_bar
 from hitvideo.errors import ConfigError
@@ -51,19 +51,34 @@ def _export_run(words: argparse.Namespace, dtype: torch.dtype) -> None:
         print(upload(words.out, words.upload))
 
 
-def inspect(words: argparse.Namespace) -> None:
-    from hitvideo.reports.inspection import decode_sample, describe
+def inspect(words: argparse.Namespace) -> int:
+    from hitvideo.reports.inspection import decode_sample, describe, describe_all
 
     if words.decode:
+        if len(words.file) > 1:
+            raise ConfigError("--decode takes one token shard")
         from hitvideo.video.encode import contact_sheet
 
         out = words.out or Path(f"{Path(words.decode).name}.png")
         check_output(out, ".png")
-        contact_sheet(decode_sample(words.file, words.decode, words.weights), out)
+        contact_sheet(decode_sample(words.file[0], words.decode, words.weights), out)
         print(f"{out}: with 1, 2, … levels, one row each")
-        return
-    figures = describe(words.file)
-    if words.json:
+        return EXIT_DONE
+    if len(words.file) == 1:
+        _show(describe(words.file[0]), words.json)
+        return EXIT_DONE
+    failed = False
+    with progress_bar(len(words.file), "file") as bar:
+        for figures in describe_all(words.file, words.jobs, bar.update):
+            failed |= "error" in figures
+            with bar.external_write_mode():  # the bar leaves the line while figures are printed
+                _show(figures, words.json)
+    return EXIT_FAULT if failed else EXIT_DONE
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    """Print a file's figures, for people or as one line of JSON."""
+    if as_json:
         print(json.dumps(figures))
         return
     rows = figures.pop("levels", figures.pop("samples", []))

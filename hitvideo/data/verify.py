@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from hitvideo.data.token_format import check_receipt, read_index, read_receipt, 
 from hitvideo.data.token_records import CODES_AT, pack_codes, parse_sample
 from hitvideo.errors import ConfigError, ShardError
 from hitvideo.files import sha256
+from hitvideo.processes import shared
 
 
 def verify(manifest: Path, jobs: int = 1, progress: Callable[[int], object] = lambda _: None) -> Iterator[str]:
@@ -35,10 +33,8 @@ def verify(manifest: Path, jobs: int = 1, progress: Callable[[int], object] = la
     if content["digest"] != digest_of(receipts):
         yield f"{manifest}: its digest does not match its receipts"
     check = partial(_verify_shard, manifest.parent, description=content)
-    with ProcessPoolExecutor(jobs, get_context("forkserver")) if jobs > 1 else nullcontext() as pool:
-        for faults in pool.map(check, receipts) if pool else map(check, receipts):
-            yield from faults
-            progress(1)
+    for faults in shared(check, receipts, jobs, progress):
+        yield from faults
     yield from _verify_pack(manifest, content, receipts)
     rejects = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in rejects_of(receipts))
     path = manifest.with_name(REJECTS)

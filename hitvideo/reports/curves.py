@@ -6,9 +6,8 @@ import io
 import re
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from multiprocessing import get_context
+
+from hitvideo.processes import shared
 
 Lines = dict[str, list[tuple[float, float]]]
 
@@ -27,11 +26,7 @@ class Curves:
 
     def drawn_in(self, page: str, jobs: int, progress: Callable[[int], object]) -> str:
         """The page with its pictures, drawn by `jobs` processes; `progress` is called with 1 after each."""
-        pictures = []
-        with ProcessPoolExecutor(jobs, get_context("forkserver")) if jobs > 1 else nullcontext() as pool:
-            for picture in pool.map(_draw, self._asked) if pool else map(_draw, self._asked):
-                pictures.append(picture)
-                progress(1)
+        pictures = list(shared(_draw, self._asked, jobs, progress))
         mark = re.escape(self._mark).replace("%d", r"(\d+)")
         return re.sub(mark, lambda found: pictures[int(found[1])], page)
 

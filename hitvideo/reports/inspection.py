@@ -5,7 +5,7 @@ Samples that cannot be read are listed with what is wrong, among the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from hitvideo.data.manifest import MANIFEST
 from hitvideo.data.token_format import shard_paths
 from hitvideo.data.token_records import TokenSample, parse_sample
 from hitvideo.data.token_shards import TokenDataset
-from hitvideo.errors import ConfigError, ShardError, VideoError, short
+from hitvideo.errors import ConfigError, HiTVideoError, ShardError, VideoError, short
 from hitvideo.files import read_json
 from hitvideo.hierarchy import ClipShape, Hierarchy
+from hitvideo.processes import shared
 from hitvideo.video.pixels import Frames, to_uint8
 
 if TYPE_CHECKING:
@@ -51,6 +52,23 @@ def describe(path: Path) -> dict[str, Any]:
     if path.suffix == ".tar":
         return _describe_token_shard(path) if _is_token_shard(path) else _describe_video_shard(path)
     raise ConfigError(f"{path}: give {TAKEN}")
+
+
+def describe_all(
+    paths: Sequence[Path], jobs: int = 1, progress: Callable[[int], object] = lambda _: None
+) -> Iterator[dict[str, Any]]:
+    """Figures of each file in turn, {"file": its path, …}; {"file", "error"} if it cannot be described.
+
+    `jobs` processes share the files; `progress` is called with 1 after each.
+    """
+    return shared(_described, paths, jobs, progress)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        return {"file": str(path), **describe(path)}
+    except (HiTVideoError, OSError) as error:
+        return {"file": str(path), "error": short(error)}
 
 
 def _describe_manifest(path: Path) -> dict[str, Any]:

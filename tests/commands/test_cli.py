@@ -69,6 +69,22 @@ def test_inspect_shards(call: Call, tmp_path: Path) -> None:
         assert call("inspect", file)[0] == 0  # for people
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_inspect_many_shards(call: Call, tmp_path: Path, form: tuple[str, ...]) -> None:
+    """The same is printed by any number of processes; 1 if a file cannot be described, which does not hide the others."""
+    make_token_shards(tmp_path, shards=3, per_shard=2)
+    shards = sorted(tmp_path.glob("*.tar"))
+    code, out, _ = call("inspect", *shards, *form)
+    assert (code, call("inspect", *shards, *form, "--jobs", "3")[:2]) == (0, (0, out))
+    shard_paths(tmp_path, shards[1].stem)[1].write_bytes(b"junk")
+    code, out, err = call("inspect", *shards, *form)
+    assert (code, call("inspect", *shards, *form, "--jobs", "3")) == (1, (1, out, err))
+    assert all(key in out for key in ("0-0000", "2-0001"))
+    if form:
+        assert ["error" in json.loads(line) for line in out.splitlines()] == [False, True, False]
+    assert call("inspect", *shards, "--decode", "0-0000")[0] == 2
+
+
 @pytest.mark.parametrize("name", ["none.yaml", "odd.txt", "empty.yaml", "junk.tar", "junk.json"])
 def test_inspect_what_cannot_be(call: Call, tmp_path: Path, name: str) -> None:
     if name != "none.yaml":

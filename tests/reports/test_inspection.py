@@ -13,7 +13,7 @@ import pytest
 
 from hitvideo.data.token_format import TokenSample, commit, shard_paths
 from hitvideo.errors import ConfigError
-from hitvideo.reports.inspection import decode_sample, describe
+from hitvideo.reports.inspection import decode_sample, describe, describe_all
 from hitvideo.video.encode import encode_mp4
 
 
@@ -27,6 +27,7 @@ def video_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def token_shard(folder: Path, keys: str = "abc") -> Path:
+    folder.mkdir(exist_ok=True)
     samples = [TokenSample(key, [np.full((1, 2, 2), place)], f"caption {key}", {}) for place, key in enumerate(keys)]
     commit(folder, "000000", samples, {"stem": "000000"}, "test")
     return shard_paths(folder, "000000")[0]
@@ -82,6 +83,28 @@ def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path, content: byte
     shard_paths(tmp_path, "000000")[1].write_bytes(content)
     with pytest.raises(ValueError, match="index"):
         describe(path)
+
+
+def test_many_files_are_described_alike_by_any_number_of_processes(tmp_path: Path) -> None:
+    """In their order, each as alone; a damaged, a cut and an absent one are told of among the others."""
+    shards = [token_shard(tmp_path / name, keys) for name, keys in (("a", "abc"), ("b", "de"), ("c", "f"))]
+    shard_paths(shards[1].parent, "000000")[1].write_bytes(b"junk")
+    video = {"x.mp4": bytes(4096), "x.json": b'{"caption": "x"}', "y.mp4": bytes(4096), "y.json": b'{"caption": "y"}'}
+    whole = video_shard(tmp_path / "0.tar", video)
+    cut = tmp_path / "1.tar"
+    cut.write_bytes(whole.read_bytes()[:7000])
+    paths = [*shards, whole, cut, tmp_path / "absent.tar"]
+    counted: list[int] = []
+    alone = list(describe_all(paths, 1, counted.append))
+    assert counted == [1] * len(paths)
+    assert list(describe_all(paths, 3, counted.append)) == alone
+    assert counted == [1] * 2 * len(paths)
+    assert [figures["file"] for figures in alone] == [str(path) for path in paths]
+    assert [figures.get("count") for figures in alone] == [3, None, 1, 2, 1, None]
+    assert "index" in alone[1]["error"]
+    assert alone[4]["truncated"]
+    assert "no such file" in alone[5]["error"]
+    assert alone[3] == {"file": str(whole), **describe(whole)}
 
 
 def test_it_says_what_it_takes(tmp_path: Path) -> None:
