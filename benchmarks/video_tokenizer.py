@@ -4,12 +4,14 @@
 
 Both have random weights and the same compression in time and space, and are timed in turn in one process on the same clip. Our
 time includes quantising. Prints frames per second, FLOPs per pixel, the share of a convolution's rate that our encoder reaches,
-and, where the processor has bf16, how much it speeds ours up.
+how much the norm of a position speeds ours up compared with the norm of a frame, and, where the processor has bf16, how much
+that does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +28,8 @@ PRESET = Path(__file__).parents[1] / "yaml_configs/pretrain_tokenizer/single_4x8
 FRAMES, SIDE, ROUNDS = 9, 128, 3
 
 
-def ours(device: torch.device) -> VideoTokenizer:
-    settings = load_settings_as(VideoTokenizerRun, PRESET)
+def ours(device: torch.device, *words: str) -> VideoTokenizer:
+    settings = load_settings_as(VideoTokenizerRun, PRESET, words)
     return VideoTokenizer(settings.video_tokenizer, settings.hierarchy).eval().to(device)
 
 
@@ -41,6 +43,16 @@ def flops(call: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         call()
     return float(counter.get_total_flops())
+
+
+def trained(model: VideoTokenizer, video: torch.Tensor) -> Callable[[], object]:
+    """Forward and backward of the squared error."""
+
+    def step() -> None:
+        with torch.enable_grad():
+            (model(video).video - video).square().mean().backward()
+
+    return step
 
 
 def convolution(device: torch.device) -> Callable[[], object]:
@@ -74,6 +86,11 @@ def main() -> None:
     turns = in_turn({"encode": lambda: video_tokenizer.encode(video), "ceiling": convolve}, device, ROUNDS)
     rates = {"encode": work["ours"] / turns["encode"], "ceiling": flops(convolve) / turns["ceiling"]}
     print(f"encode: {rates['encode'] / rates['ceiling']:.0%} of a 3×3 convolution's {rates['ceiling'] / 1e9:.0f} GFLOP/s")
+    norms = {norm: ours(device, f"video_tokenizer.norm={norm}") for norm in ("frame", "layer")}
+    encoding = in_turn({norm: partial(model.encode, video) for norm, model in norms.items()}, device, ROUNDS)
+    steps = in_turn({norm: trained(model.train(), video) for norm, model in norms.items()}, device, ROUNDS)
+    for name, taken in (("encode", encoding), ("forward and backward", steps)):
+        print(f"{name}: the norm of a position is {taken['frame'] / taken['layer']:.2f} times as fast as that of a frame")
     if has_bf16(device):
         half = ours(device).bfloat16()
         types = in_turn({"fp32": lambda: video_tokenizer.encode(video), "bf16": lambda: half.encode(video)}, device, ROUNDS)

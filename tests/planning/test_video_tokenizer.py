@@ -96,6 +96,7 @@ def test_what_takes_flops() -> None:
     thirds = training_flops_per_clip(run) / 3
     assert 2.8 * thirds < flops < 3 * thirds, "the video itself needs no gradient"
     assert flops < again < flops + thirds, "not all of the forward is in blocks"
+    assert cost("all", recomputing("none"), "video_tokenizer.norm=layer")[1] == flops, "norms have none that torch counts"
     assert cost("decoder", recomputing("none"))[1] < flops
     game = cost("game", recomputing("none"))[1]
     assert game > flops
@@ -129,6 +130,7 @@ def _highest(run: VideoTokenizerRun, phase: str, port: int) -> int:
 
 MEASURED = [
     ("none", "all", ()),
+    ("none", "all", ("video_tokenizer.norm=layer",)),
     ("selective", "game", ()),
     ("block", "decoder's game", ()),
     ("none", "decoder's game", (JUDGED,)),
@@ -143,7 +145,7 @@ def test_the_plan_is_near_what_a_rank_takes() -> None:
     (found,) = run_ranks(highest, 1, cases, [free_port() for _ in cases])
     for (kind, phase, words), measured in zip(MEASURED, found, strict=True):
         planned = cost(phase, recomputing(kind), *words)[0] + states * GIB
-        lpips = sum(parameter.nbytes for parameter in LPIPS().parameters()) if words else 0  # not what is in question
+        lpips = sum(parameter.nbytes for parameter in LPIPS().parameters()) if JUDGED in words else 0  # not what is in question
         print(f"{kind} {phase}: planned {planned / 2**20:.1f} MiB, measured {(measured - lpips) / 2**20:.1f} MiB")
         # The plan is a little above: a CPU's 2D convolutions need 2 MiB less than those of fake tensors.
         assert planned == pytest.approx(measured - lpips, rel=0.13), (kind, phase)
