@@ -89,8 +89,8 @@ class FrameNorm(nn.Module):
 class PositionNorm(nn.Module):
     """LayerNorm of each position over its channels, so it sees neither time nor the frame's size. Keeps the shape.
 
-    Channels are innermost in memory, so this is one kernel without copies, on GPUs too, whose GroupNorm wants them outermost.
-    An RMS norm trains no faster on GPUs, which have a kernel of both, and slower on CPUs, which have none of it.
+    Channels are innermost in memory, so this is one kernel without copies; CUDA's GroupNorm wants them outermost. An RMS norm
+    is not offered: PyTorch has no kernel of it for CPUs, where it trains slower.
     """
 
     def __init__(self, channels: int) -> None:
