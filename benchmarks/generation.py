@@ -18,14 +18,14 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
-from hitvideo.generation import engine
+from hitvideo.generation import engine, plans
 from hitvideo.generation.engine import Drawn, Request, draw
 from hitvideo.generation.generator import Generator, load_generator
 from hitvideo.generation.memory import GIB, bytes_per_video
@@ -188,7 +188,7 @@ def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int,
         levels[name] = drawn
         return sum(drawn.passes)
 
-    offered = [plan for plan in get_args(Plan) if plan != "grouped" or layout.grouped]
+    offered = plans.offered(layout)
     sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan, plan) for plan in offered}  # type: ignore[misc]
 
     def without_decoder() -> int:

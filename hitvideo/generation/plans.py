@@ -18,6 +18,7 @@ again: there `auto` is `sequential`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from hitvideo.errors import ConfigError
 from hitvideo.generation.sampling import Plan, Sampling
@@ -69,6 +70,11 @@ class Pace:
         tried.passes += 1
         tried.slots += gained
         tried.seconds = min(tried.seconds, seconds)
+
+
+def offered(layout: SequenceLayout) -> list[Plan]:
+    """The plans that a model of these rows can draw by."""
+    return [plan for plan in get_args(Plan) if plan != "grouped" or layout.grouped]
 
 
 def check(sampling: Sampling, layout: SequenceLayout) -> None:

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from hitvideo.errors import ConfigError
+from hitvideo.generation import plans
 from hitvideo.generation.files import slug
 from hitvideo.generation.sampling import Sampling
 from hitvideo.serving import forms
@@ -163,6 +164,7 @@ def _about(studio: Studio, run: str) -> dict[str, Any]:
         "run": run,
         "levels": [{"grid": list(grid), "tokens": grid.cells} for grid in grids],
         "clip": {"frames": clip.frames, "height": clip.height, "width": clip.width, "fps": clip.fps},
-        "defaults": {name: getattr(defaults, name) for name in ("guidance", "temperature", "top_k", "top_p")},
+        "defaults": {name: getattr(defaults, name) for name in ("guidance", "temperature", "top_k", "top_p", "plan")},
+        "plans": plans.offered(generator.model.layout),
         "limits": {"drafts": forms.MOST_DRAFTS, "prompt": forms.LONGEST_PROMPT, "seed": forms.LARGEST_SEED - forms.MOST_DRAFTS},
     }

@@ -7,10 +7,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hitvideo.errors import ConfigError, short
+from hitvideo.generation import plans
 from hitvideo.generation.engine import Request
 from hitvideo.generation.generator import Generator
 from hitvideo.generation.request import check_request, remarks
-from hitvideo.generation.sampling import sampling_from
+from hitvideo.generation.sampling import Plan, sampling_from
 from hitvideo.serving.desk import Work
 from hitvideo.serving.shelf import Kept
 
@@ -35,10 +36,12 @@ class DraftsForm(_Form):
     temperature: float | list[float] | None = None
     top_k: int | list[int] | None = None
     top_p: float | list[float] | None = None
+    plan: Plan | None = None
 
     def work(self, generator: Generator) -> Work:
         """Raises ConfigError for what the run cannot draw."""
         sampling = sampling_from(self.model_dump(exclude={"prompt", "seed", "drafts", "levels"}, exclude_none=True))
+        plans.check(sampling, generator.model.layout)
         check_request([self.prompt, sampling.negative], self.seed, self.levels, generator.levels)
         requests = [Request(self.prompt, self.seed + number) for number in range(self.drafts)]
         layout = generator.model.layout

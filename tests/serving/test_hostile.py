@@ -47,7 +47,9 @@ def refused(answer: tuple[int, dict[str, str], bytes], *statuses: int) -> str:
         ({"drafts": 0}, "drafts"), ({"drafts": 9}, "drafts"), ({"drafts": 10**9}, "drafts"),
         ({"levels": 0}, "levels"), ({"levels": 5}, "levels"), ({"levels": "1"}, "levels"),
         ({"prompt": ""}, "prompt"), ({"prompt": 3}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": "x" * 2001}, "prompt"),
-        ({"negative": "x" * 2001}, "negative"), ({"plan": "jacobi"}, "plan"), ({"x" * 5000: 1}, "xxx"),
+        ({"negative": "x" * 2001}, "negative"),
+        ({"plan": "fast"}, "plan"), ({"plan": ["auto"]}, "plan"), ({"plan": "grouped"}, "llm.groups"),
+        ({"x" * 5000: 1}, "xxx"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip

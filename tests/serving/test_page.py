@@ -20,7 +20,9 @@ from tests.serving.page import PROMPT, Client, served
 
 
 def test_draft_pick_refine_repeat_and_download(page: Client, generator: Generator, tmp_path: Path) -> None:
-    settings = {"guidance": [3, 2.5], "temperature": 1, "top_k": 100, "top_p": 0.99, "negative": "green"}
+    settings = {
+        "guidance": [3, 2.5], "temperature": 1, "top_k": 100, "top_p": 0.99, "negative": "green", "plan": "jacobi",
+    }  # fmt: skip
     drafts = page.done("/drafts", {"prompt": "a red ⚽ thing", "seed": 7, "drafts": 3, "levels": 2, **settings})
     facts = [(video["seed"], video["levels"], video["whole"]) for video in drafts["videos"]]
     assert facts == [(7, 2, False), (8, 2, False), (9, 2, False)]
@@ -36,7 +38,7 @@ def test_draft_pick_refine_repeat_and_download(page: Client, generator: Generato
     assert headers["content-disposition"] == 'attachment; filename="video-a-red-thing-seed8-levels4.mp4"'
     (tmp_path / "x.mp4").write_bytes(mp4)
     record = read_record(tmp_path / "x.mp4")
-    sampling = Sampling(guidance=(3.0, 2.5), temperature=1.0, top_k=100, top_p=0.99, negative="green")
+    sampling = Sampling(guidance=(3.0, 2.5), temperature=1.0, top_k=100, top_p=0.99, negative="green", plan="jacobi")
     assert (record.prompt, record.seed, record.sampling) == ("a red ⚽ thing", 8, sampling)
     whole = generator.draw([Request(record.prompt, 8)], sampling).records[0]
     assert all(np.array_equal(a, b) for a, b in zip(whole.codes, record.codes, strict=True)), "as all levels at once"
@@ -168,5 +170,6 @@ def test_what_the_page_is_told_of_the_run(page: Client) -> None:
     assert (status, about["run"]) == (200, "tiny")
     assert [level["tokens"] for level in about["levels"]] == [4, 16, 32, 128]
     assert about["clip"] == {"frames": 8, "height": 32, "width": 32, "fps": 8}
+    assert about["plans"] == ["auto", "sequential", "jacobi"], "this run has no llm.groups"
     defaults = Sampling()
     assert about["defaults"] == {name: getattr(defaults, name) for name in about["defaults"]}
