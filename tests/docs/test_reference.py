@@ -31,6 +31,7 @@ PHASES = [
     "loss.adversarial={weight: 0.2, channels: 8, layers: 2}", "train.steps=4", "checkpoint.every=4",
     "phases=[{name: all-levels, steps: 2}, {name: sharp, steps: 2, adversarial: true}]",
 ]  # fmt: skip
+GROUPS = "llm.groups=[null,null,null,[1,2,2]]"
 ONLY_SOMETIMES = {"gpu_memory_gib", "gpu_load", "gpu_watts", "gpu_celsius", "skipped", "checkpoint_failed", "perceptual"}
 
 
@@ -97,7 +98,7 @@ def test_what_a_tokenization_logs_is_in_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_language_model_logs_is_in_the_page(tmp_path: Path) -> None:
-    run(tmp_path, make_token_shards(tmp_path / "tokens"), "llm", 1, "train.steps=2")
+    run(tmp_path, make_token_shards(tmp_path / "tokens"), "llm", 1, "train.steps=2", GROUPS)
     assert not undocumented(logged(tmp_path / "llm"), metrics.TRAINING, metrics.LANGUAGE_MODEL)
 
 

@@ -57,7 +57,9 @@ LANGUAGE_MODEL = (
     Metric("validation_loss", "", "The loss on held-out samples, the same ones each time."),
     Metric("validation_loss_level_K", "nats", "Of held-out samples."),
     Metric("validation_loss_text", "nats", "Of held-out samples."),
-    Metric("validation_grouped_loss_level_K", "nats", "Of held-out samples, in the order of llm.groups; absent without it."),
+    Metric("validation_grouped_loss", "", "The loss on held-out samples in the order of llm.groups; absent without it."),
+    Metric("validation_grouped_loss_level_K", "nats", "The same, of level K."),
+    Metric("validation_grouped_loss_text", "nats", "The same, of the captions."),
 )
 VIDEO_TOKENIZER = (
     Metric("phase", "", "Number of the phase, from 0."),
