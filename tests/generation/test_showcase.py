@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ import torch
 
 from hitvideo.commands.cli import main
 from hitvideo.evaluation.meaning import rendered
-from hitvideo.generation import engine
+from hitvideo.generation import engine, plans
 from hitvideo.generation.engine import Request
 from hitvideo.generation.generator import load_generator
-from hitvideo.generation.sampling import Plan, Sampling
+from hitvideo.generation.sampling import Sampling
 from hitvideo.llm.decoding import can_decode
 from hitvideo.moving_shapes import probe, scoring
 from hitvideo.moving_shapes.scenes import caption
@@ -50,7 +49,7 @@ def test_the_decoder_draws_the_codes_of_the_model_itself(monkeypatch: pytest.Mon
     with monkeypatch.context() as without:
         without.setattr(engine, "can_decode", lambda model: False)
         expected = engine.draw(generator.model, generator.text, requests, Sampling(plan="sequential")).codes
-    for plan in get_args(Plan):
+    for plan in plans.offered(generator.model.layout):
         codes = engine.draw(generator.model, generator.text, requests, Sampling(plan=plan)).codes
         assert all(np.array_equal(ours, theirs) for ours, theirs in zip(codes, expected, strict=True)), plan
 
