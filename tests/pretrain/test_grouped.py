@@ -46,6 +46,18 @@ def test_a_run_stopped_between_the_orders_goes_on_bit_for_bit(tmp_path: Path, ma
     assert len(whole) == len(rows)
 
 
+def test_a_run_in_raster_order_is_a_beginning(tmp_path: Path, manifest: Path) -> None:
+    """Its weights fit a run with groups as they are, and are worth something in the other order."""
+    run(tmp_path, manifest, "raster", 1, "train.steps=8 llm.ancestors=true")
+    start = f"train.start_from.run={tmp_path}/raster text.model={tmp_path}/raster/text_tokenizer.model"
+    (first, *_), (fresh, *_) = (
+        run(tmp_path, manifest, name, 1, f"train.steps=2 llm.ancestors=true train.grouped=1 {GROUPS} {extra}")
+        for name, extra in (("tuned", start), ("fresh", ""))
+    )
+    assert first["grouped"] == fresh["grouped"] == 1
+    assert first["loss"] < fresh["loss"] - 0.1
+
+
 def test_both_orders_are_rehearsed(tmp_path: Path, manifest: Path) -> None:
     rows = run(tmp_path, manifest, "loud", 1, f"{ALL} train.rehearse=true")
     assert [row["loss"] for row in rows] == [row["loss"] for row in run(tmp_path, manifest, "quiet", 1, ALL)]
