@@ -7,9 +7,8 @@ nothing about a trained model's. All draw the same number of tokens with guidanc
 and fp32 on a CPU. They take turns in one process; the best of a side's turns counts. Hugging Face's is a Llama, or Qwen3 where
 the run has `llm.qk_norm`, with one output for the entries of a sub-code, and its guidance and its draw are a processor of
 logits. The plain loop is written as gpt-fast's: one preallocated cache, one slot a pass, a race against exponential noise; with
---compile also with its compiled step, whose slot is a tensor. "without decoder": sequential through the model's own forward,
-which is all that other devices and layers have. At last 64 prompts are drawn under a limit of memory, and the process's peak
-is measured.
+--compile also with its compiled step, whose slot is a tensor. At last 64 prompts are drawn under a limit of memory, and the
+process's peak is measured.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM
 
-from hitvideo.generation import engine, plans
+from hitvideo.generation import plans
 from hitvideo.generation.engine import Drawn, Request, draw
 from hitvideo.generation.generator import Generator, load_generator
 from hitvideo.generation.memory import GIB, bytes_per_video
@@ -183,19 +181,13 @@ def compare(model: LanguageModel, text: TextTokenizer, videos: int, rounds: int,
     weight, llm, layout = model.level.weight, model.section, model.layout
     tokens, levels = layout.length - 1 - layout.window, {}
 
-    def ours(plan: Plan, name: str) -> int:
+    def ours(plan: Plan) -> int:
         drawn = draw(model, text, [Request(PROMPT, n) for n in range(videos)], Sampling(**{**vars(SAMPLING), "plan": plan}))
-        levels[name] = drawn
+        levels[plan] = drawn
         return sum(drawn.passes)
 
     offered = plans.offered(layout)
-    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan, plan) for plan in offered}  # type: ignore[misc]
-
-    def without_decoder() -> int:
-        with patch.object(engine, "can_decode", lambda model: False):
-            return ours("sequential", "without decoder")
-
-    sides["without decoder"] = without_decoder
+    sides: dict[str, Callable[[], int]] = {plan: lambda plan=plan: ours(plan) for plan in offered}  # type: ignore[misc]
     for cache in ("dynamic", "static"):
         side = HuggingFace(model, cache)
         sides[f"Hugging Face, {cache} cache"] = lambda side=side: side(videos)  # type: ignore[misc]

@@ -57,7 +57,7 @@ def _layers_peak(settings: PretrainRun, layers: int) -> float:
         if settings.cluster.trains_on == "gpu":
             use_fused_kernels(model, settings.train.compile)
         grouped = settings.grouped_share > 0  # the longer rows
-        model.grouped_slots(torch.device("cpu")) if grouped else model.slots(torch.device("cpu"))
+        (model.grouped_slots if grouped else model.slots)(torch.device("cpu"))
         layout = model.layout
         rows = torch.zeros(settings.train.micro_batch, layout.length, layout.vocab.width, dtype=torch.long)
         return peak_bytes(model, lambda: model(rows, 1.0, grouped=grouped)["loss"])

@@ -65,7 +65,7 @@ def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> V
     """
     parallel, llm, layout = settings.parallel, settings.llm, model.layout
     batch, again = settings.train.micro_batch, parallel.activation_checkpointing == "block"
-    row = _slots_per_row(settings, model)
+    row = layout.mean_slots(settings.grouped_share)
     trunk = batch * row / parallel.context * llm.width
     sums = llm.layers * (2 + 2 + again) * trunk
     embeddings = len(layout.grids) if llm.ancestors else 1  # one more for each level but the finest
@@ -94,7 +94,7 @@ def _tensor(settings: PretrainRun, model: LanguageModel, accumulation: int) -> V
 def _context(settings: PretrainRun, model: LanguageModel, accumulation: int) -> Volumes:
     """Attention trades slots for heads and back; the trunk's exit gathers the slots, and the backward of its entry does."""
     parallel, llm, width = settings.parallel, settings.llm, DTYPES[settings.train.dtype].itemsize
-    rows = settings.train.micro_batch * _slots_per_row(settings, model)
+    rows = settings.train.micro_batch * model.layout.mean_slots(settings.grouped_share)
     heads = 2 * llm.heads + 2 * llm.kv_heads  # q and the result, k and v
     held = rows * heads * llm.head_dim / parallel.context / parallel.tensor
     passes = 3 if parallel.activation_checkpointing == "block" else 2
@@ -102,9 +102,3 @@ def _context(settings: PretrainRun, model: LanguageModel, accumulation: int) -> 
         ("context", "all-gather"): accumulation * 2 * rows * llm.width * width,
         ("context", "all-to-all"): accumulation * llm.layers * passes * held * width,
     }
-
-
-def _slots_per_row(settings: PretrainRun, model: LanguageModel) -> float:
-    """Input slots of a row: the mean over the steps in raster and in grouped order."""
-    raster, grouped = model.layout.input_slots(), model.layout.input_slots(grouped=True)
-    return raster + settings.grouped_share * (grouped - raster)

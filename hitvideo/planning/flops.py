@@ -34,7 +34,7 @@ def training_flops_per_row(model: LanguageModel, full_attention: bool = False, g
     `grouped`: share of the rows that are in grouped order, which have START slots besides.
     """
     layout, llm = model.layout, model.section
-    slots = layout.input_slots() + grouped * (layout.input_slots(grouped=True) - layout.input_slots())
+    slots = layout.mean_slots(grouped)
     trunk = _matrices(model)
     attention = _attention(model, slots) * (1 if full_attention else 0.5)
     heads = (layout.window - 1) * layout.vocab.text_size * llm.width

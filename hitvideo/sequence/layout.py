@@ -82,6 +82,10 @@ class SequenceLayout:
         """Slots of a row that the model reads: all but EOV, and in the grouped order its START slots too."""
         return self.grouped.slots if grouped and self.grouped else self.length - 1
 
+    def mean_slots(self, grouped: float) -> float:
+        """`input_slots` of a row, if this share of the rows is in grouped order."""
+        return self.input_slots() + grouped * (self.input_slots(grouped=True) - self.input_slots())
+
     def text_window(self, text_ids: Sequence[int]) -> np.ndarray:
         """BOS text EOS PAD … (window,). A caption that is too long loses its end, not its EOS."""
         kept = [BOS, *list(text_ids)[: self.window - 2], EOS]
