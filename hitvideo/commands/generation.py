@@ -114,6 +114,7 @@ def _generate(words: argparse.Namespace, asked: Asked, processes: Ranks) -> None
         generator.check_record(record, str(file))
     numbers = processes.share(range(len(paths)))
     records = _draw(words, generator, asked, numbers)
+    _tell_of_equal_drafts(records)
     videos = save_and_decode(generator, records, [paths[number] for number in numbers])
     rows = processes.gathered([sheet_row(frames) if several else frames for frames in videos])
     if processes.rank == 0:
@@ -126,6 +127,17 @@ def _generate(words: argparse.Namespace, asked: Asked, processes: Ranks) -> None
             print(f"{path}  {short(request.prompt)}")
         if several:
             print(f"{out.with_suffix('.png')}  all of them, one a row")
+
+
+def _tell_of_equal_drafts(records: Sequence[Record]) -> None:
+    """Say so if most seeds of a prompt drew what another seed did: nothing to choose from."""
+    for prompt in dict.fromkeys(record.prompt for record in records):
+        drawn = [b"".join(level.tobytes() for level in each.codes) for each in records if each.prompt == prompt]
+        if 2 * len(set(drawn)) <= len(drawn):
+            log.warning(
+                "%d seeds of '%s' drew only %d different videos; a higher --temperature, such as 0.7,0.4 for level 0 and the "
+                "others, varies them", len(drawn), short(prompt), len(set(drawn)),
+            )  # fmt: skip
 
 
 def _draw(words: argparse.Namespace, generator: Generator, asked: Asked, numbers: Sequence[int]) -> list[Record]:

@@ -188,3 +188,11 @@ def test_a_prompt_that_the_terminal_cannot_show_is_escaped(run: Path, tmp_path: 
     command = ["env", "PYTHONIOENCODING=ascii:strict", sys.executable, "-c", source]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/x.mp4  \\u6771\\u4eac\n")
+
+
+def test_seeds_that_draw_one_plan_are_told(call: Call, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ("generate", "--run", run, "--prompt", "a red thing", "--drafts", "3", "--levels", "1")
+    assert call(*words, "--temperature", "1", "--out", tmp_path / "a.mp4")[0] == 0
+    assert "--temperature" not in caplog.text
+    assert call(*words, "--temperature", "0", "--out", tmp_path / "b.mp4")[0] == 0
+    assert "3 seeds of 'a red thing' drew only 1 " in caplog.text
